@@ -1,0 +1,52 @@
+# layerctl: one static binary. `make quickstart` shows the main job, `make test` runs every test.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+# The commit's own date, so that the same commit gives the same binary.
+DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
+
+.PHONY: all build quickstart test unit race e2e tutorial lint bench fuzz clean
+
+all: build
+
+build: bin/layerctl
+
+bin/layerctl: FORCE
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/layerctl
+
+FORCE:
+
+quickstart: build
+	./hack/quickstart.sh
+
+# Everything: the units under the race detector, then the built binary against real registries, trees and peers.
+test: unit e2e tutorial
+
+unit:
+	./hack/deps.sh test
+	$(GO) test -race -count=1 ./cmd/... ./image/... ./snapshot/... ./runtime/...
+
+e2e: build
+	./hack/deps.sh test
+	$(GO) test -count=1 -timeout 15m ./tests/...
+
+tutorial: build
+	./hack/tutorial.sh
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'not gofmt'"'"'d'; exit 1; }
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	./hack/lint.sh
+
+bench: build
+	./hack/deps.sh bench
+	./hack/bench.sh
+
+fuzz:
+	./hack/fuzz.sh
+
+clean:
+	rm -rf bin .cache
