@@ -1,0 +1,488 @@
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+// record is active/A/record.json. Trees are the lowers that the snapshot was made with; they are never exchanged afterwards, because
+// overlayfs remembers them in the upper.
+type record struct {
+	Key     string            `json:"key"`
+	Parent  string            `json:"parent,omitempty"`
+	Trees   []string          `json:"trees,omitempty"` // lowest first
+	Dirs    []string          `json:"dirs,omitempty"`  // plain directories instead of a parent, highest first
+	Kind    Kind              `json:"kind"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Created time.Time         `json:"created"`
+	Updated time.Time         `json:"updated"`
+}
+
+// Opt changes how a snapshot is made.
+type Opt func(*options)
+
+type options struct {
+	labels   map[string]string
+	dirs     []string
+	volatile bool
+}
+
+// WithLabels stores labels with the snapshot.
+func WithLabels(labels map[string]string) Opt { return func(o *options) { o.labels = labels } }
+
+// WithLowers puts plain directories, highest first, in the place of a parent. They are only ever read.
+func WithLowers(dirs []string) Opt { return func(o *options) { o.dirs = dirs } }
+
+// WithVolatile says that the snapshot need not survive a power cut: nothing of it is synced.
+func WithVolatile() Opt { return func(o *options) { o.volatile = true } }
+
+// Prepare makes an active snapshot under key, a private upper over the committed snapshot parent ("" for none), and returns what
+// mounting it takes in mount(2)'s words. It returns ErrExists where the key is taken and ErrNotFound where there is no such parent.
+func (s *Store) Prepare(ctx context.Context, key, parent string, opts ...Opt) ([]Mount, error) {
+	if err := s.create(ctx, key, parent, KindActive, opts); err != nil {
+		return nil, fmt.Errorf("prepare snapshot %s: %w", key, err)
+	}
+	return s.Mounts(ctx, key)
+}
+
+// View is Prepare without an upper: what is mounted is read-only, and it cannot be committed.
+func (s *Store) View(ctx context.Context, key, parent string, opts ...Opt) ([]Mount, error) {
+	if err := s.create(ctx, key, parent, KindView, opts); err != nil {
+		return nil, fmt.Errorf("view snapshot %s: %w", key, err)
+	}
+	return s.Mounts(ctx, key)
+}
+
+// Create is Prepare for a caller that mounts by Attach and has no use for mount(2)'s words.
+func (s *Store) Create(ctx context.Context, key, parent string, opts ...Opt) error {
+	if err := s.create(ctx, key, parent, KindActive, opts); err != nil {
+		return fmt.Errorf("prepare snapshot %s: %w", key, err)
+	}
+	return nil
+}
+
+func (s *Store) create(ctx context.Context, key, parent string, kind Kind, opts []Opt) (err error) {
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if key == "" || parent != "" && o.dirs != nil {
+		return fmt.Errorf("key %q, parent %q: %w", key, parent, ErrInvalid)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	now := time.Now().UTC()
+	rec := record{Key: key, Parent: parent, Kind: kind, Dirs: o.dirs, Labels: o.labels, Created: now, Updated: now}
+	dir := s.activeDir(key)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("key %s: %w", key, ErrExists)
+		}
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.dropActive(dir, parent)
+		}
+	}()
+	// Held while there is no record yet, so that Sweep does not take it for what a crash left.
+	held, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_SH); err != nil {
+		return fmt.Errorf("lock %s: %w", dir, err)
+	}
+	if parent != "" {
+		// First the link, then the look: from the link on, Remove refuses the parent.
+		if err := s.link(dir, parent); err != nil {
+			return err
+		}
+		c, err := s.readChain(parent)
+		if err != nil {
+			return err
+		}
+		rec.Trees = c.Trees
+	}
+	if kind == KindActive {
+		if err := s.makeUpper(dir, rec); err != nil {
+			return err
+		}
+	}
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	if o.volatile {
+		return os.WriteFile(filepath.Join(dir, "record.json"), b, 0o600)
+	}
+	if err := WriteFile(filepath.Join(dir, "record.json"), b, true); err != nil {
+		return err
+	}
+	for _, d := range []string{s.path("active"), s.path("children"), s.path("children", hashName(parent))} {
+		if err := SyncDir(d); err != nil && !(parent == "" && errors.Is(err, fs.ErrNotExist)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// link says in children/ that the active snapshot at dir stands on parent. The directory for that is made by whoever commits parent;
+// it may be missing after a power cut, and is then made again under the rows' lock, so that Remove cannot be missed.
+func (s *Store) link(dir, parent string) error {
+	name := s.path("children", hashName(parent), filepath.Base(dir))
+	fd, err := unix.Open(name, unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		return unix.Close(fd)
+	}
+	if err != unix.ENOENT {
+		return fmt.Errorf("link to parent %s: %w", parent, err)
+	}
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		if _, err := getRow(tx, parent); err != nil {
+			return err
+		}
+		c, err := chainOf(tx, parent)
+		if err != nil {
+			return err
+		}
+		if err := s.publish(c); err != nil {
+			return err
+		}
+		return os.WriteFile(name, nil, 0o600)
+	})
+}
+
+// makeUpper makes fs and work. The root of the merged tree is the upper's own directory, so it takes the attributes of the directory
+// that it covers.
+func (s *Store) makeUpper(dir string, rec record) error {
+	upper := filepath.Join(dir, "fs")
+	if err := os.Mkdir(upper, 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(dir, "work"), 0o700); err != nil {
+		return err
+	}
+	lowers := s.lowerDirs(rec)
+	if len(lowers) == 0 {
+		return nil
+	}
+	return copyAttributes(lowers[0], upper)
+}
+
+// copyAttributes gives dir the owner, mode, extended attributes and times of from.
+func copyAttributes(from, dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(from, &st); err != nil {
+		return fmt.Errorf("stat %s: %w", from, err)
+	}
+	if st.Uid != 0 || st.Gid != 0 {
+		if err := unix.Lchown(dir, int(st.Uid), int(st.Gid)); err != nil {
+			return fmt.Errorf("chown %s: %w", dir, err)
+		}
+	}
+	if st.Mode&0o7777 != 0o755 {
+		if err := unix.Chmod(dir, st.Mode&0o7777); err != nil {
+			return fmt.Errorf("chmod %s: %w", dir, err)
+		}
+	}
+	xattrs, err := pathXattrs(from)
+	if err != nil {
+		return fmt.Errorf("read xattrs of %s: %w", from, err)
+	}
+	for name, value := range xattrs {
+		if err := unix.Lsetxattr(dir, name, value, 0); err != nil {
+			return fmt.Errorf("set xattr %s on %s: %w", name, dir, err)
+		}
+	}
+	return unix.UtimesNanoAt(unix.AT_FDCWD, dir, []unix.Timespec{st.Atim, st.Mtim}, 0)
+}
+
+func (s *Store) activeDir(key string) string { return s.path("active", hashName(key)) }
+
+func (s *Store) readRecord(key string) (string, record, error) {
+	dir := s.activeDir(key)
+	rec, err := readRecordFile(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return dir, rec, fmt.Errorf("snapshot %s: %w", key, ErrNotFound)
+	}
+	return dir, rec, err
+}
+
+func readRecordFile(dir string) (rec record, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, "record.json"))
+	if err != nil {
+		return rec, err
+	}
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return rec, fmt.Errorf("read %s/record.json: %w", dir, err)
+	}
+	return rec, nil
+}
+
+// lowerDirs are the directories below a snapshot's upper, highest first.
+func (s *Store) lowerDirs(rec record) []string {
+	if rec.Dirs != nil {
+		return rec.Dirs
+	}
+	dirs := make([]string, 0, len(rec.Trees)+1)
+	for i := len(rec.Trees) - 1; i >= 0; i-- {
+		dirs = append(dirs, s.path("trees", rec.Trees[i], "fs"))
+	}
+	return dirs
+}
+
+// Lowers returns what diff needs of an active snapshot: its lower directories, highest first and without the stubs for mounts, and
+// its upper.
+func (s *Store) Lowers(_ context.Context, key string) (lowers []string, upper string, err error) {
+	dir, rec, err := s.readRecord(key)
+	if err != nil {
+		return nil, "", err
+	}
+	return s.lowerDirs(rec), filepath.Join(dir, "fs"), nil
+}
+
+// Commit freezes the active snapshot key under name, with its upper as the new tree. The key is gone afterwards. It returns ErrInUse
+// while the snapshot is mounted by Attach, ErrExists where the name is taken and ErrInvalid for a view.
+func (s *Store) Commit(ctx context.Context, name, key string, opts ...Opt) error {
+	if err := s.commit(ctx, name, key, opts); err != nil {
+		return fmt.Errorf("commit snapshot %s as %s: %w", key, name, err)
+	}
+	return nil
+}
+
+func (s *Store) commit(ctx context.Context, name, key string, opts []Opt) error {
+	dir, rec, err := s.readRecord(key)
+	if err != nil {
+		return err
+	}
+	if rec.Kind != KindActive || name == "" || rec.Dirs != nil {
+		return fmt.Errorf("snapshot %s, a %s: %w", key, rec.Kind, ErrInvalid)
+	}
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	lock, err := lockActive(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	usage, err := usageOf(filepath.Join(dir, "fs"))
+	if err != nil {
+		return err
+	}
+	st, err := s.NewStaging()
+	if err != nil {
+		return err
+	}
+	defer st.Discard()
+	if err := os.Rename(filepath.Join(dir, "fs"), filepath.Join(st.path, "fs")); err != nil {
+		return err
+	}
+	tree, err := s.adoptStaging(st, "", "", usage)
+	if err == nil {
+		err = s.AdoptChain(ctx, []ChainLayer{{Name: name, Parent: rec.Parent, Tree: tree, Labels: o.labels, new: true}})
+	}
+	if err != nil {
+		// What was written is the user's: it goes back to where it was.
+		from := tree.Dir
+		if st.path != "" {
+			from = st.path
+		}
+		if back := os.Rename(filepath.Join(from, "fs"), filepath.Join(dir, "fs")); back != nil {
+			return fmt.Errorf("%w (and the snapshot's files are left in %s: %v)", err, from, back)
+		}
+		if tree.Dir != "" {
+			s.discardDir(tree.Dir)
+		}
+		return err
+	}
+	return s.dropActive(dir, rec.Parent)
+}
+
+// Remove removes an active snapshot or view and what was written in it, or a committed snapshot on which nothing stands. It returns
+// ErrInUse for one that is mounted or has children, ErrNotFound for an unknown key.
+func (s *Store) Remove(ctx context.Context, key string) error {
+	dir, rec, err := s.readRecord(key)
+	if err == nil {
+		lock, err := lockActive(dir)
+		if err != nil {
+			return fmt.Errorf("remove snapshot %s: %w", key, err)
+		}
+		defer lock.Close()
+		return s.dropActive(dir, rec.Parent)
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if err := s.removeCommitted(key); err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", key, err)
+	}
+	return s.Sweep(ctx)
+}
+
+// Discard is Remove of an active snapshot by the holder of its lock, after the last mount of it is gone.
+func (s *Store) Discard(key string) error {
+	dir := s.activeDir(key)
+	rec, err := readRecordFile(dir)
+	if err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", key, err)
+	}
+	return s.dropActive(dir, rec.Parent)
+}
+
+// dropActive takes an active snapshot away: by rename, so that no half-deleted one can be found under its key.
+func (s *Store) dropActive(dir, parent string) error {
+	trash := s.path("trash", "a"+filepath.Base(dir)+newID()[:8])
+	if err := os.Rename(dir, trash); err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
+	}
+	if parent != "" {
+		unix.Unlink(s.path("children", hashName(parent), filepath.Base(dir)))
+	}
+	return removeTree(trash)
+}
+
+// Stat describes the snapshot of that name or key.
+func (s *Store) Stat(_ context.Context, key string) (Info, error) {
+	if _, rec, err := s.readRecord(key); err == nil {
+		return infoOf(rec), nil
+	} else if !errors.Is(err, ErrNotFound) {
+		return Info{}, err
+	}
+	info := Info{}
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		r, err := getRow(tx, key)
+		info = Info{Name: key, Parent: r.Parent, Kind: KindCommitted, Labels: r.Labels, Created: r.Created, Updated: r.Created}
+		return err
+	})
+	if err == nil && info.Name == "" {
+		err = fmt.Errorf("snapshot %s: %w", key, ErrNotFound)
+	}
+	return info, err
+}
+
+func infoOf(rec record) Info {
+	return Info{Name: rec.Key, Parent: rec.Parent, Kind: rec.Kind, Labels: rec.Labels, Created: rec.Created, Updated: rec.Updated}
+}
+
+// Usage says what a snapshot takes by itself. An active one is counted anew each time.
+func (s *Store) Usage(_ context.Context, key string) (Usage, error) {
+	dir, rec, err := s.readRecord(key)
+	if err == nil {
+		if rec.Kind == KindView {
+			return Usage{}, nil
+		}
+		return usageOf(filepath.Join(dir, "fs"))
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return Usage{}, err
+	}
+	var u Usage
+	found := false
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		r, err := getRow(tx, key)
+		u, found = r.Usage, true
+		return err
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("snapshot %s: %w", key, ErrNotFound)
+	}
+	return u, err
+}
+
+// usageOf counts a tree: every inode once, and the blocks that it takes.
+func usageOf(dir string) (Usage, error) {
+	var u Usage
+	seen := map[[2]uint64]bool{}
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // gone while we looked: a running container's
+		}
+		if err != nil {
+			return err
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		if id := [2]uint64{st.Dev, st.Ino}; st.Nlink > 1 && !d.IsDir() {
+			if seen[id] {
+				return nil
+			}
+			seen[id] = true
+		}
+		u.Inodes++
+		u.Size += st.Blocks * 512
+		return nil
+	})
+	return u, err
+}
+
+// Walk calls fn for every snapshot: the committed ones by name, then the active ones and views.
+func (s *Store) Walk(ctx context.Context, fn func(Info) error) error {
+	var all []Info
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketSnapshots).ForEach(func(k, v []byte) error {
+			var r row
+			if err := json.NewDecoder(bytes.NewReader(v)).Decode(&r); err != nil {
+				return fmt.Errorf("read the row of snapshot %s: %w", k, err)
+			}
+			all = append(all, Info{Name: string(k), Parent: r.Parent, Kind: KindCommitted, Labels: r.Labels, Created: r.Created, Updated: r.Created})
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(s.path("active"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if rec, err := readRecordFile(s.path("active", e.Name())); err == nil {
+			all = append(all, infoOf(rec))
+		}
+	}
+	for _, info := range all {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fn(info); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockActive takes the lock that is held as long as a mount of an active snapshot lives. With index=off the kernel itself does not
+// keep a second mount away from an upper.
+func lockActive(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if err == unix.EWOULDBLOCK {
+			return nil, fmt.Errorf("it is mounted: %w", ErrInUse)
+		}
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
+}

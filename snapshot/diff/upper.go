@@ -1,0 +1,209 @@
+package diff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+// Kind is the letter that docker diff prints.
+type Kind byte
+
+// The kinds of a change, as docker diff documents them: a file or directory was added, changed or deleted.
+const (
+	Added   Kind = 'A'
+	Changed Kind = 'C'
+	Deleted Kind = 'D'
+)
+
+// Change is one line of a diff. Path begins with a slash.
+type Change struct {
+	Kind Kind
+	Path string
+}
+
+// Upper calls fn for each change that upper makes to the merged view of lowers (highest first), parents before what is in them and
+// names in byte order. Paths for which skip answers true are left out, with all that is in them.
+//
+// A directory is Changed when its owner, mode, times or attributes differ or a name in it was added or deleted; any other file that is
+// in both is Changed. A directory that was removed and made again is Changed, with the names that are now missing Deleted. A name
+// that is another type of file now is Changed.
+func Upper(ctx context.Context, upper string, lowers []string, skip func(path string) bool, fn func(Change) error) error {
+	stack, err := snapshot.OpenStack(lowers)
+	if err != nil {
+		return err
+	}
+	defer stack.Close()
+	fd, err := unix.Open(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", upper, err)
+	}
+	root := os.NewFile(uintptr(fd), upper)
+	defer root.Close()
+	w := walker{ctx: ctx, skip: skip}
+	if _, err := w.dir(root, stack.Root(), "/", false); err != nil {
+		return err
+	}
+	for _, c := range w.changes {
+		if c.Kind == 0 {
+			continue
+		}
+		if err := fn(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type walker struct {
+	ctx     context.Context
+	skip    func(string) bool
+	changes []Change
+}
+
+func (w *walker) add(kind Kind, path string) { w.changes = append(w.changes, Change{kind, path}) }
+
+// dir records the changes in one directory of the upper. below is the same directory in the layers, nil where they have none; opaque
+// says that the upper's hides it. The answer is whether a name in it was added or deleted.
+func (w *walker) dir(d *os.File, below *snapshot.Dir, at string, opaque bool) (renamed bool, err error) {
+	if err := w.ctx.Err(); err != nil {
+		return false, err
+	}
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return false, fmt.Errorf("read %s of the upper: %w", at, err)
+	}
+	if opaque {
+		// What the directory held before is gone unless it was made again.
+		hidden, err := below.Names()
+		if err != nil {
+			return false, fmt.Errorf("read %s below: %w", at, err)
+		}
+		have := make(map[string]bool, len(names))
+		for _, n := range names {
+			have[n] = true
+		}
+		for _, n := range hidden {
+			if !have[n] {
+				names = append(names, n)
+			}
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		full := path.Join(at, name)
+		if w.skip != nil && w.skip(full) {
+			continue
+		}
+		did, err := w.entry(d, below, name, full)
+		if err != nil {
+			return false, err
+		}
+		renamed = renamed || did
+	}
+	return renamed, nil
+}
+
+// entry records what became of one name, and answers whether it was added or deleted.
+func (w *walker) entry(d *os.File, below *snapshot.Dir, name, full string) (renamed bool, err error) {
+	var st unix.Stat_t
+	err = unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	missing := err == unix.ENOENT || err == nil && snapshot.IsWhiteout(&st)
+	if err != nil && err != unix.ENOENT {
+		return false, fmt.Errorf("look at %s in the upper: %w", full, err)
+	}
+	var was unix.Stat_t
+	existed := false
+	if below != nil {
+		was, err = below.Lookup(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("look at %s below: %w", full, err)
+		}
+		existed = err == nil
+	}
+	switch {
+	case missing && !existed:
+		return false, nil // a whiteout of nothing, or a file that a running container took away just now
+	case missing:
+		w.add(Deleted, full)
+		return true, nil
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return !existed, w.subdir(d, below, name, full, &st, &was, existed)
+	case existed:
+		w.add(Changed, full)
+		return false, nil
+	}
+	w.add(Added, full)
+	return true, nil
+}
+
+func (w *walker) subdir(d *os.File, below *snapshot.Dir, name, full string, st, was *unix.Stat_t, existed bool) error {
+	fd, err := unix.Openat(int(d.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open %s of the upper: %w", full, err)
+	}
+	sub := os.NewFile(uintptr(fd), full)
+	defer sub.Close()
+	slot := len(w.changes)
+	w.add(Added, full)
+	if existed {
+		w.changes[slot].Kind = Changed
+	}
+	if !existed || was.Mode&unix.S_IFMT != unix.S_IFDIR {
+		_, err := w.dir(sub, nil, full, false)
+		return err
+	}
+	under, err := below.Enter(name)
+	if err != nil {
+		return fmt.Errorf("open %s below: %w", full, err)
+	}
+	defer under.Close()
+	opaque := snapshot.IsOpaque(fd)
+	renamed, err := w.dir(sub, under, full, opaque)
+	if err != nil {
+		return err
+	}
+	if !renamed && !opaque {
+		same, err := sameDir(fd, st, under, was)
+		if err != nil {
+			return fmt.Errorf("compare %s: %w", full, err)
+		}
+		if same {
+			w.changes[slot].Kind = 0 // it is in the upper only to hold what is in it
+		}
+	}
+	return nil
+}
+
+func sameDir(fd int, st *unix.Stat_t, under *snapshot.Dir, was *unix.Stat_t) (bool, error) {
+	if st.Mode != was.Mode || st.Uid != was.Uid || st.Gid != was.Gid || st.Mtim != was.Mtim {
+		return false, nil
+	}
+	a, err := xattrs(fd)
+	if err != nil {
+		return false, err
+	}
+	b, err := xattrs(under.Top())
+	if err != nil {
+		return false, err
+	}
+	return maps.Equal(a, b), nil
+}
+
+// xattrs reads an open directory's attributes, but for overlayfs' own.
+func xattrs(fd int) (map[string]string, error) {
+	return snapshot.ReadXattrs("/proc/self/fd/" + strconv.Itoa(fd) + "/.")
+}

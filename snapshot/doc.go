@@ -1,0 +1,26 @@
+// Package snapshot keeps unpacked layers and the stacks they form, and mounts them.
+//
+// A tree is one layer unpacked, immutable and stored once. A committed snapshot is a stack: a tree on top of a parent; image code
+// names it by its chain ID (OCI image-spec, config.md, "Layer ChainID"). An active snapshot is a private upper over a committed one,
+// a view is the same without an upper. The verbs and their meanings are those of containerd's snapshotter interface: Prepare and View
+// make an active snapshot under a key, Commit freezes it under a name, Remove refuses what has children.
+//
+// On disk, below the root that Open is given:
+//
+//	meta.db, meta.db.lock       rows of committed snapshots and of trees (bbolt, see package rowdb)
+//	trees/N/fs, index, needs    a layer unpacked; N is a short number because mount(2) has one page for all lowers
+//	trees/init/fs               the stubs that mounts need where an image lacks them; the lowest lower of every container
+//	chains/H.json               a committed snapshot's trees, lowest first: all that a mount needs of the rows (H: see hashName)
+//	children/H/A                an active snapshot A stands on the committed snapshot H
+//	active/A/record.json        an active snapshot or view; lock: held as long as a mount of it lives
+//	active/A/fs, work           its upper and overlayfs' own directory
+//	staging/ID/                 a tree being filled, held by flock on the directory
+//	trash/ID                    removed, by rename; deleted by whoever has time
+//
+// Invariants: a row is written after the bytes that it names are on disk, and removed before they go. The directory children/H exists
+// exactly as long as the snapshot H is committed: removing it is how Remove finds out that nobody stands on H, making a file in it is
+// how Prepare finds out that H is there, and the kernel decides which came first. A crash leaves files that no row reaches, never a
+// row without its files; Sweep deletes them.
+//
+// Preparing and mounting open no database: a container's start reads one small file and makes a few.
+package snapshot

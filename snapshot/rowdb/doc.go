@@ -1,0 +1,6 @@
+// Package rowdb opens a bbolt database for the moment of one transaction, among any number of processes.
+//
+// bbolt guards its file with a lock that it polls every 50 ms, which starves writers. So every transaction first takes a blocking
+// flock of our own on a side file (NAME.lock, shared to read and exclusive to write): the kernel queues the waiters, and when bbolt
+// then asks for its own lock nobody else can hold it.
+package rowdb

@@ -1,0 +1,333 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+// Tree is a layer unpacked. Settling is the digest of what was changed to make the layer right for the chain below it, "" for a layer
+// that stands alone; layers that agree on both share the tree.
+type Tree struct {
+	ID       string // a short number
+	DiffID   string
+	Settling string
+	Usage    Usage
+	Dir      string // holds fs, index and, for a layer that leans on what is below, needs
+}
+
+// treeRow is a tree in the database.
+type treeRow struct {
+	ID    string `json:"id"`
+	Usage Usage  `json:"usage"`
+}
+
+func treeKey(diffID, settling string) []byte { return []byte(diffID + "\x00" + settling) }
+
+// Staging is a directory in which a tree is being made. It is held by flock: one whose maker is gone is swept.
+type Staging struct {
+	Dir  *os.File
+	ID   string
+	path string
+}
+
+// NewStaging makes an empty staging directory.
+func (s *Store) NewStaging() (*Staging, error) {
+	for {
+		id := newID()[:16]
+		path := s.path("staging", id)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			return nil, fmt.Errorf("make staging directory: %w", err)
+		}
+		dir, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // swept between being made and being locked
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make staging directory: %w", err)
+		}
+		if err := unix.Flock(int(dir.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+			dir.Close()
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Stat(path, &st) != nil {
+			dir.Close()
+			continue
+		}
+		setInodeFlag(dir, fsTopDirFlag)
+		return &Staging{Dir: dir, ID: id, path: path}, nil
+	}
+}
+
+// Path is where the staging directory is.
+func (st *Staging) Path() string { return st.path }
+
+// Discard deletes the staging directory and lets it go. After its tree was put into the store it only lets go.
+func (st *Staging) Discard() error {
+	defer st.Dir.Close()
+	if st.path == "" {
+		return nil
+	}
+	path := st.path
+	st.path = ""
+	return removeTree(path)
+}
+
+// Hold keeps Sweep from a tree that no chain names yet. It returns ErrNotFound where the tree is gone already.
+func (s *Store) Hold(t Tree) (io.Closer, error) {
+	d, err := os.Open(t.Dir)
+	if err == nil {
+		err = unix.Flock(int(d.Fd()), unix.LOCK_SH)
+		if err == nil {
+			_, err = os.Lstat(t.Dir) // renamed into trash/ before we had the lock?
+		}
+		if err == nil {
+			return d, nil
+		}
+		d.Close()
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("tree %s: %w", t.ID, ErrNotFound)
+	}
+	return nil, fmt.Errorf("hold tree %s: %w", t.ID, err)
+}
+
+func newID() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// LookupTrees returns the trees of a layer: one for each way in which it was settled.
+func (s *Store) LookupTrees(_ context.Context, diffID string) ([]Tree, error) {
+	var trees []Tree
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(bucketTrees).Cursor()
+		prefix := diffID + "\x00"
+		for k, v := c.Seek([]byte(prefix)); k != nil && strings.HasPrefix(string(k), prefix); k, v = c.Next() {
+			t, err := s.treeOf(string(k), v)
+			if err != nil {
+				return err
+			}
+			trees = append(trees, t)
+		}
+		return nil
+	})
+	return trees, err
+}
+
+func (s *Store) treeOf(key string, value []byte) (Tree, error) {
+	var r treeRow
+	if err := json.Unmarshal(value, &r); err != nil {
+		return Tree{}, fmt.Errorf("read the row of tree %q: %w", key, err)
+	}
+	diffID, settling, _ := strings.Cut(key, "\x00")
+	return Tree{ID: r.ID, DiffID: diffID, Settling: settling, Usage: r.Usage, Dir: s.path("trees", r.ID)}, nil
+}
+
+// NewTree is a finished staging on its way into the store.
+type NewTree struct {
+	Staging          *Staging
+	DiffID, Settling string
+	Usage            Usage
+	Tree             Tree // set by PutTrees: ours, or an equal one that came first
+}
+
+// PutTrees makes trees of finished stagings: they are renamed into place, the filesystem is synced once, after the renames (a rename
+// that comes later can be lost in a power cut while the row that names it stands), and then one transaction writes the rows.
+func (s *Store) PutTrees(_ context.Context, trees []*NewTree) error {
+	if len(trees) == 0 {
+		return nil
+	}
+	for _, t := range trees {
+		tree, err := s.placeStaging(t.Staging, t.DiffID, t.Settling, t.Usage)
+		if err != nil {
+			return err
+		}
+		t.Tree = tree
+	}
+	if err := s.Sync(); err != nil {
+		return err
+	}
+	var lost []string
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		lost = nil
+		b := tx.Bucket(bucketTrees)
+		for _, t := range trees {
+			key := treeKey(t.DiffID, t.Settling)
+			if v := b.Get(key); v != nil {
+				first, err := s.treeOf(string(key), v)
+				if err != nil {
+					return err
+				}
+				if first.ID != t.Tree.ID {
+					lost = append(lost, t.Tree.Dir)
+					t.Tree = first
+				}
+				continue
+			}
+			v, err := json.Marshal(treeRow{ID: t.Tree.ID, Usage: t.Usage})
+			if err != nil {
+				return err
+			}
+			if err := b.Put(key, v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, dir := range lost {
+		s.discardDir(dir)
+	}
+	return err
+}
+
+// placeStaging renames a staging into trees/ under the next free number. The staging's lock stays held until it is discarded, which
+// keeps Sweep from the tree until its row is written.
+func (s *Store) placeStaging(st *Staging, diffID, settling string, usage Usage) (Tree, error) {
+	n, err := s.nextTree()
+	if err != nil {
+		return Tree{}, err
+	}
+	for ; ; n++ {
+		id := strconv.Itoa(n)
+		// RENAME_NOREPLACE makes the rename the claim to the number.
+		err := unix.Renameat2(unix.AT_FDCWD, st.path, unix.AT_FDCWD, s.path("trees", id), unix.RENAME_NOREPLACE)
+		if err == unix.EEXIST {
+			continue
+		}
+		if err != nil {
+			return Tree{}, fmt.Errorf("place tree %s: %w", id, err)
+		}
+		st.path = ""
+		return Tree{ID: id, DiffID: diffID, Settling: settling, Usage: usage, Dir: s.path("trees", id)}, nil
+	}
+}
+
+func (s *Store) nextTree() (int, error) {
+	names, err := dirNames(s.path("trees"))
+	if err != nil {
+		return 0, err
+	}
+	highest := 0
+	for _, name := range names {
+		if n, err := strconv.Atoi(name); err == nil {
+			highest = max(highest, n)
+		}
+	}
+	return highest + 1, nil
+}
+
+func dirNames(dir string) ([]string, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Readdirnames(-1)
+}
+
+// adoptStaging is PutTrees for one tree that no diff ID names.
+func (s *Store) adoptStaging(st *Staging, diffID, settling string, usage Usage) (Tree, error) {
+	t, err := s.placeStaging(st, diffID, settling, usage)
+	if err != nil {
+		return Tree{}, err
+	}
+	return t, s.Sync()
+}
+
+// Sync writes the store's filesystem to disk.
+func (s *Store) Sync() error {
+	d, err := os.Open(s.root)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", s.root, err)
+	}
+	return nil
+}
+
+// ChainLayer is one committed snapshot of a chain that AdoptChain writes.
+type ChainLayer struct {
+	Name, Parent string // chain IDs; Parent is "" for the lowest
+	Tree         Tree
+	Labels       map[string]string
+	new          bool // the name must not be taken
+}
+
+// AdoptChain commits a chain whose trees are in the store, lowest first, in one transaction. Layers that are committed already stay
+// as they are.
+func (s *Store) AdoptChain(_ context.Context, layers []ChainLayer) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		for _, l := range layers {
+			if _, err := getRow(tx, l.Name); err == nil {
+				if l.new {
+					return fmt.Errorf("snapshot %s: %w", l.Name, ErrExists)
+				}
+				continue
+			}
+			if l.Parent != "" {
+				if _, err := getRow(tx, l.Parent); err != nil {
+					return fmt.Errorf("parent of %s: %w", l.Name, err)
+				}
+			}
+			if _, err := os.Lstat(filepath.Join(l.Tree.Dir, "fs")); err != nil {
+				return fmt.Errorf("tree of snapshot %s: %w", l.Name, err)
+			}
+			r := row{Parent: l.Parent, Tree: l.Tree.ID, DiffID: l.Tree.DiffID, Settling: l.Tree.Settling, Usage: l.Tree.Usage,
+				Labels: l.Labels, Created: time.Now().UTC()}
+			if err := putRow(tx, l.Name, r); err != nil {
+				return err
+			}
+			if l.Parent != "" {
+				if err := tx.Bucket(bucketChildren).Put(childKey(l.Parent, l.Name), nil); err != nil {
+					return err
+				}
+			}
+			c, err := chainOf(tx, l.Name)
+			if err != nil {
+				return err
+			}
+			if err := s.publish(c); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Chain returns the trees of a committed snapshot, lowest first.
+func (s *Store) Chain(_ context.Context, name string) ([]Tree, error) {
+	var trees []Tree
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		for at := name; at != ""; {
+			r, err := getRow(tx, at)
+			if err != nil {
+				return err
+			}
+			trees = append([]Tree{{ID: r.Tree, DiffID: r.DiffID, Settling: r.Settling, Usage: r.Usage, Dir: s.path("trees", r.Tree)}}, trees...)
+			at = r.Parent
+		}
+		return nil
+	})
+	if err == nil && len(trees) == 0 {
+		err = fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+	}
+	return trees, err
+}
