@@ -1,0 +1,404 @@
+package layer
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"math"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits bound what one layer may ask for.
+type Limits struct {
+	Entries int64 // names; 0 means 10 million
+	Size    int64 // bytes of the uncompressed tar; 0 means 1 TiB
+}
+
+// Options say how a layer is applied.
+type Options struct {
+	Limits    Limits
+	UserXattr bool         // mark opaque directories with user.overlay.*, for an overlay mounted by an ordinary user
+	Warn      func(string) // told what was left out; may be nil
+}
+
+// Result is what came of a layer.
+type Result struct {
+	DiffID  string // SHA-256 of the uncompressed tar, to its last byte (image-spec, config.md)
+	TarSize int64  // its length
+	Inodes  int64  // inodes that the tree takes
+	Size    int64  // bytes of file content in the tree, hard links once
+	Needs   int    // how many of its entries depend on the layers below; 0 for a layer that stands alone
+}
+
+const (
+	paxXattr   = "SCHILY.xattr."
+	whPrefix   = ".wh."
+	whOpaque   = ".wh..wh..opq"
+	whMeta     = ".wh..wh."
+	smallFile  = 256 << 10
+	pieceSize  = 256 << 10
+	maxPending = 64
+)
+
+// Apply reads a layer from r, to its end, and fills dir with its tree, its index and its needs (see the package's text). The layer may be
+// compressed. What an error leaves in dir is for the caller to throw away.
+func Apply(ctx context.Context, r io.Reader, dir *os.File, opt Options) (Result, error) {
+	if opt.Limits.Entries == 0 {
+		opt.Limits.Entries = 10_000_000
+	}
+	if opt.Limits.Size == 0 {
+		opt.Limits.Size = 1 << 40
+	}
+	if opt.Warn == nil {
+		opt.Warn = func(string) {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	// Each stage is read ahead of by the next: what r does (download, verify, keep), inflating, hashing, and reading the tar. The
+	// files are written by a goroutine of their own behind them.
+	input := newOverlap(contextReader{ctx, r})
+	defer input.stop()
+	plain, _, err := Decompress(input)
+	if err != nil {
+		return Result{}, err
+	}
+	defer plain.Close()
+	inflated := newOverlap(plain)
+	defer inflated.stop()
+	sum := &summing{r: inflated, h: sha256.New(), limit: opt.Limits.Size}
+	hashed := newOverlap(sum)
+	defer hashed.stop()
+
+	w, err := newWriter(dir, opt)
+	if err != nil {
+		return Result{}, err
+	}
+	defer w.close()
+	ops := make(chan op, maxPending)
+	written := make(chan error, 1)
+	go func() { written <- w.run(ops, cancel) }()
+	err = readTar(ctx, hashed, ops, opt)
+	if err == nil {
+		_, err = io.Copy(io.Discard, hashed) // what follows the archive's end belongs to the layer's digest
+	}
+	close(ops)
+	if werr := <-written; werr != nil {
+		err = werr // the reader's own error is then only the cancelled context
+	}
+	if err != nil {
+		return Result{}, classify(err)
+	}
+	if err := w.finish(dir); err != nil {
+		return Result{}, err
+	}
+	res := w.result()
+	res.DiffID = "sha256:" + hex.EncodeToString(sum.h.Sum(nil))
+	res.TarSize = sum.n
+	return res, nil
+}
+
+// classify says of an error that came out of the stream's own form that the layer is malformed; errors of the network and of the disk
+// stay what they are.
+func classify(err error) error {
+	for _, known := range []error{ErrMalformed, ErrLimit, ErrUnsupported} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
+	msg := err.Error()
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	for _, codec := range []string{"gzip: ", "flate: ", "zstd", "magic number mismatch", "window size", "xz: ", "lzma", "bzip2", "archive/tar", "invalid input", "corrupt"} {
+		if strings.Contains(msg, codec) {
+			return fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+	}
+	return err
+}
+
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// summing hashes and counts what passes.
+type summing struct {
+	r     io.Reader
+	h     hash.Hash
+	n     int64
+	limit int64
+}
+
+func (s *summing) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.h.Write(p[:n])
+	s.n += int64(n)
+	if s.n > s.limit {
+		return 0, fmt.Errorf("more than %d bytes unpacked: %w", s.limit, ErrLimit)
+	}
+	return n, err
+}
+
+// op is one thing for the writer to do, in the order of the tar.
+type op struct {
+	entry  Entry
+	target string      // of a hard link
+	data   []byte      // a small file's content
+	pieces chan []byte // a large file's; a closed channel is its end
+}
+
+// readTar turns the tar into ops. Contents are hashed here, so that hashing and writing overlap.
+func readTar(ctx context.Context, r io.Reader, ops chan<- op, opt Options) error {
+	tr := tar.NewReader(r)
+	entries := int64(0)
+	var arena []byte
+	for {
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if hdr.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
+		if entries++; entries > opt.Limits.Entries {
+			return fmt.Errorf("more than %d entries: %w", opt.Limits.Entries, ErrLimit)
+		}
+		o, skip, err := translate(hdr, opt)
+		if err != nil {
+			return err
+		}
+		if skip {
+			continue
+		}
+		if o.entry.Type != TypeFile {
+			if err := send(ctx, ops, o); err != nil {
+				return err
+			}
+			continue
+		}
+		sum := sha256.New()
+		if hdr.Size <= smallFile {
+			if int64(len(arena)) < hdr.Size {
+				arena = make([]byte, 1<<20)
+			}
+			o.data, arena = arena[:hdr.Size:hdr.Size], arena[hdr.Size:]
+			if _, err := io.ReadFull(tr, o.data); err != nil {
+				return fmt.Errorf("%s: content ends early: %w", o.entry.Path, err)
+			}
+			sum.Write(o.data)
+			copy(o.entry.Content[:], sum.Sum(nil))
+			if err := send(ctx, ops, o); err != nil {
+				return err
+			}
+			continue
+		}
+		o.pieces = make(chan []byte, 4)
+		if err := send(ctx, ops, o); err != nil {
+			return err
+		}
+		err = func() error {
+			defer close(o.pieces)
+			for left := hdr.Size; left > 0; {
+				piece := make([]byte, min(left, pieceSize))
+				if _, err := io.ReadFull(tr, piece); err != nil {
+					return fmt.Errorf("%s: content ends early: %w", o.entry.Path, err)
+				}
+				left -= int64(len(piece))
+				sum.Write(piece)
+				select {
+				case o.pieces <- piece:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return nil
+		}()
+		if err != nil {
+			return err
+		}
+		// The digest is known only now; it follows its file.
+		done := op{entry: Entry{Path: o.entry.Path}}
+		copy(done.entry.Content[:], sum.Sum(nil))
+		if err := send(ctx, ops, done); err != nil {
+			return err
+		}
+	}
+}
+
+func send(ctx context.Context, ops chan<- op, o op) error {
+	select {
+	case ops <- o:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// translate checks a header and says it in the layer's words.
+func translate(hdr *tar.Header, opt Options) (o op, skip bool, err error) {
+	name, err := cleanName(hdr.Name)
+	if err != nil {
+		return op{}, false, err
+	}
+	if hdr.Uid < 0 || int64(hdr.Uid) > math.MaxUint32-1 || hdr.Gid < 0 || int64(hdr.Gid) > math.MaxUint32-1 {
+		return op{}, false, fmt.Errorf("%q: owner %d:%d: %w", name, hdr.Uid, hdr.Gid, ErrMalformed)
+	}
+	if hdr.Size < 0 {
+		return op{}, false, fmt.Errorf("%q: size %d: %w", name, hdr.Size, ErrMalformed)
+	}
+	e := Entry{Path: name, Mode: uint32(hdr.Mode) & 0o7777, UID: uint32(hdr.Uid), GID: uint32(hdr.Gid), ModTime: hdr.ModTime}
+	for key, value := range hdr.PAXRecords {
+		attr, ok := strings.CutPrefix(key, paxXattr)
+		if !ok {
+			continue
+		}
+		if strings.HasPrefix(attr, "trusted.overlay.") || strings.HasPrefix(attr, "user.overlay.") {
+			opt.Warn(fmt.Sprintf("%s: attribute %s is overlayfs' own and was left out", name, attr))
+			continue
+		}
+		if e.Xattrs == nil {
+			e.Xattrs = map[string]string{}
+		}
+		e.Xattrs[attr] = value
+	}
+	base := path.Base(name)
+	if strings.HasPrefix(base, whPrefix) {
+		return whiteout(e, base)
+	}
+	switch hdr.Typeflag {
+	case tar.TypeReg, '\x00', tar.TypeCont, tar.TypeGNUSparse:
+		e.Type, e.Size = TypeFile, hdr.Size
+	case tar.TypeDir:
+		e.Type = TypeDir
+	case tar.TypeSymlink:
+		e.Type, e.Link, e.Mode = TypeSymlink, hdr.Linkname, 0o777
+		if e.Link == "" || len(e.Link) >= unix.PathMax || strings.IndexByte(e.Link, 0) >= 0 {
+			return op{}, false, fmt.Errorf("%q: a symbolic link to %.80q: %w", name, e.Link, ErrMalformed)
+		}
+	case tar.TypeLink:
+		target, err := cleanName(hdr.Linkname)
+		if err != nil || target == "." || hdr.Linkname == "" {
+			return op{}, false, fmt.Errorf("%q: a hard link to %.80q: %w", name, hdr.Linkname, ErrMalformed)
+		}
+		e.Type = TypeHardlink
+		return op{entry: e, target: target}, false, nil
+	case tar.TypeChar, tar.TypeBlock:
+		e.Type = hdr.Typeflag
+		if hdr.Devmajor < 0 || hdr.Devminor < 0 || hdr.Devmajor > math.MaxUint32 || hdr.Devminor > math.MaxUint32 {
+			return op{}, false, fmt.Errorf("%q: device %d:%d: %w", name, hdr.Devmajor, hdr.Devminor, ErrMalformed)
+		}
+		e.Dev = unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))
+		if e.Type == TypeChar && e.Dev == 0 {
+			return op{}, false, fmt.Errorf("%q: a character device 0/0, which overlayfs would take for a whiteout: %w", name, ErrUnsupported)
+		}
+	case tar.TypeFifo:
+		e.Type = TypeFifo
+	default:
+		return op{}, false, fmt.Errorf("%q: an entry of type %q: %w", name, hdr.Typeflag, ErrUnsupported)
+	}
+	if name == "." && e.Type != TypeDir {
+		return op{}, false, fmt.Errorf("the root is no directory: %w", ErrMalformed)
+	}
+	return op{entry: e}, false, nil
+}
+
+// whiteout turns the names that mark a deletion (image-spec, layer.md, "Whiteouts") into what they mean. Names of aufs' own
+// bookkeeping, .wh..wh.plnk and the like, mean nothing.
+func whiteout(e Entry, base string) (op, bool, error) {
+	dir := path.Dir(e.Path)
+	switch {
+	case base == whOpaque:
+		return op{entry: Entry{Path: dir, Type: TypeOpaque}}, false, nil
+	case strings.HasPrefix(base, whMeta):
+		return op{}, true, nil
+	}
+	hidden := base[len(whPrefix):]
+	if hidden == "" || hidden == "." || hidden == ".." {
+		return op{}, false, fmt.Errorf("%q: a whiteout of %q: %w", e.Path, hidden, ErrMalformed)
+	}
+	return op{entry: Entry{Path: path.Join(dir, hidden), Type: TypeWhiteout}}, false, nil
+}
+
+// cleanName makes a name relative to the tree's root. Leading slashes and ".." that would leave the root are clamped to it, as
+// containerd does.
+func cleanName(name string) (string, error) {
+	if len(name) >= 64<<10 || strings.IndexByte(name, 0) >= 0 {
+		return "", fmt.Errorf("name %.80q (%d bytes): %w", name, len(name), ErrMalformed)
+	}
+	clean := strings.TrimPrefix(path.Clean("/"+name), "/")
+	if clean == "" {
+		return ".", nil
+	}
+	if strings.Count(clean, "/") > 4096 {
+		return "", fmt.Errorf("name %.80q… is %d directories deep: %w", clean, strings.Count(clean, "/"), ErrLimit)
+	}
+	for _, part := range strings.Split(clean, "/") {
+		if len(part) > unix.NAME_MAX {
+			return "", fmt.Errorf("name %.80q…: a component of %d bytes, at most %d fit: %w", clean, len(part), unix.NAME_MAX, ErrLimit)
+		}
+	}
+	return clean, nil
+}
+
+// needs is the file of that name: what of a layer depends on the layers below.
+type needs struct {
+	Parents   []string    `json:"parents,omitempty"`   // directories that the layer uses and does not bring
+	Links     [][2]string `json:"links,omitempty"`     // hard links to what only a layer below can have: name, target
+	Whiteouts []string    `json:"whiteouts,omitempty"` // names that must hide something
+}
+
+func (n needs) count() int { return len(n.Parents) + len(n.Links) + len(n.Whiteouts) }
+
+func (n needs) write(dir *os.File) error {
+	if n.count() == 0 {
+		if err := unix.Unlinkat(int(dir.Fd()), "needs", 0); err != nil && err != unix.ENOENT {
+			return fmt.Errorf("write needs: %w", err)
+		}
+		return nil
+	}
+	b, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	return writeAt(dir, "needs", func(w io.Writer) error { _, err := io.Copy(w, bytes.NewReader(b)); return err })
+}
+
+// writeAt makes a file in an open directory.
+func writeAt(dir *os.File, name string, fill func(io.Writer) error) error {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	err = fill(f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package layer
+
+import (
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+)
+
+// What a stream can be refused for; test with errors.Is. Messages name the entry.
+var (
+	ErrMalformed   = errors.New("malformed layer")
+	ErrLimit       = errors.New("layer beyond limits")
+	ErrUnsupported = errors.New("unsupported in a layer")
+)
+
+// Compression is how a layer's bytes are packed.
+type Compression int
+
+// The compressions that Decompress knows.
+const (
+	None Compression = iota
+	Gzip
+	Zstd
+	Xz
+	Bzip2
+)
+
+func (c Compression) String() string {
+	switch c {
+	case Gzip:
+		return "gzip"
+	case Zstd:
+		return "zstd"
+	case Xz:
+		return "xz"
+	case Bzip2:
+		return "bzip2"
+	}
+	return "none"
+}
+
+// Decompress tells by the first bytes how r is compressed and returns the plain stream. Gzip members that follow each other are one
+// stream. Memory is bounded whatever the stream asks for: a zstd window of more than 128 MiB is refused.
+func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
+	br := bufio.NewReaderSize(r, 64<<10)
+	magic, err := br.Peek(6)
+	if err != nil && err != io.EOF {
+		return nil, None, err
+	}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(br)
+		if err != nil {
+			return nil, Gzip, fmt.Errorf("gzip: %w: %w", ErrMalformed, err)
+		}
+		return z, Gzip, nil
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18}):
+		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(128<<20))
+		if err != nil {
+			return nil, Zstd, fmt.Errorf("zstd: %w: %w", ErrMalformed, err)
+		}
+		return z.IOReadCloser(), Zstd, nil
+	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
+		z, err := xz.ReaderConfig{DictCap: 128 << 20}.NewReader(br)
+		if err != nil {
+			return nil, Xz, fmt.Errorf("xz: %w: %w", ErrMalformed, err)
+		}
+		return io.NopCloser(z), Xz, nil
+	case bytes.HasPrefix(magic, []byte("BZh")):
+		return io.NopCloser(bzip2.NewReader(br)), Bzip2, nil
+	}
+	return io.NopCloser(br), None, nil
+}
+
+// overlap reads ahead of its consumer in a goroutine of its own, through a fixed ring of buffers, so that what makes the bytes and
+// what uses them run at the same time.
+type overlap struct {
+	full  chan chunk
+	empty chan []byte
+	now   chunk
+	quit  chan struct{}
+}
+
+type chunk struct {
+	buf, rest []byte
+	err       error
+}
+
+const (
+	ringBuffers = 4
+	ringSize    = 512 << 10
+)
+
+func newOverlap(r io.Reader) *overlap {
+	o := &overlap{full: make(chan chunk, ringBuffers), empty: make(chan []byte, ringBuffers), quit: make(chan struct{})}
+	for range ringBuffers {
+		o.empty <- make([]byte, ringSize)
+	}
+	go func() {
+		defer close(o.full)
+		for {
+			select {
+			case buf := <-o.empty:
+				n, err := fill(r, buf)
+				select {
+				case o.full <- chunk{buf: buf, rest: buf[:n], err: err}:
+				case <-o.quit:
+					return
+				}
+				if err != nil {
+					return
+				}
+			case <-o.quit:
+				return
+			}
+		}
+	}()
+	return o
+}
+
+// fill reads until the buffer is full; unlike io.ReadFull it hands an error on as it is.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
+}
+
+func (o *overlap) Read(p []byte) (int, error) {
+	for len(o.now.rest) == 0 {
+		if o.now.err != nil {
+			return 0, o.now.err
+		}
+		if o.now.buf != nil {
+			o.empty <- o.now.buf
+		}
+		next, ok := <-o.full
+		if !ok {
+			return 0, io.ErrUnexpectedEOF
+		}
+		o.now = next
+	}
+	n := copy(p, o.now.rest)
+	o.now.rest = o.now.rest[n:]
+	return n, nil
+}
+
+// stop ends the goroutine; it may still be in its last read.
+func (o *overlap) stop() { close(o.quit) }

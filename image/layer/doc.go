@@ -1,0 +1,37 @@
+// Package layer handles one layer as a stream: Apply turns a layer's tar into a tree, Pack turns a tree into the canonical tar.
+//
+// It is the one place that touches hostile bytes. Apply works by descriptors of directories and single path components, with
+// O_NOFOLLOW and O_EXCL; nothing that a layer planted is followed out of the tree, because nothing is ever resolved by the kernel over
+// more than one component.
+//
+// # What Apply makes
+//
+// Given an empty directory (a tree's, in the store) it makes
+//
+//	fs/      the tree. OCI whiteouts (image-spec, layer.md) are overlayfs' own: a 0/0 character device, and trusted.overlay.opaque=y
+//	index    the layer index
+//	needs    only where the layer does not stand alone: what of it depends on the layers below (see Settlement)
+//
+// # Canonical tar, format 1
+//
+// The tar of a tree is the same bytes wherever and whenever it is made; its SHA-256 is the diff ID of an imported layer. Entries come
+// in the order of a walk that sorts each directory's names by byte, a directory before what is in it, beginning with "./". Names are
+// "./"-less and directories end in a slash. Each header is ustar; a pax header goes before it where ustar cannot say it: a name or link
+// target over 100 bytes or with bytes above 127, an id over 2097151, a size of 8 GiB or more, a time before 1970, after 2242 or with a
+// fraction of a second, extended attributes (SCHILY.xattr.NAME). Pax records are sorted by key, their header's own fields are fixed.
+// There are no user and group names and no other times. Of hard-linked names the first is the file and the others are links to it.
+// Sockets are left out, overlayfs' own attributes, too.
+//
+// # The index, version 1
+//
+// One record an entry, sorted by path with '/' before every other byte, so that a directory's content follows it. After the line
+// "layerctl-index 1\n" come blocks; each is
+//
+//	uint32 length of the block's data, uint32 number of records, uint32 CRC-32C of the data (all little-endian), then the data
+//
+// and after the last one a block of length 0. A record is: a type byte; uvarints of how many bytes of the path it shares with the
+// record before it in its block and how many follow; those bytes; uvarint mode, uid, gid, size, device; varint seconds and uvarint
+// nanoseconds of the modification time; 16 bytes of the content's SHA-256 for a regular file; a length-prefixed link target; and the
+// number of extended attributes with length-prefixed names and values. Blocks hold about 64 KiB, so a reader can look at the first
+// record of each without decoding the others.
+package layer

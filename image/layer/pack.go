@@ -1,0 +1,411 @@
+package layer
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// PackOptions say what of a tree is packed.
+type PackOptions struct {
+	Skip func(path string, st *unix.Stat_t) bool // leaves a path out, with all that is in it; may be nil
+	Warn func(string)                            // told what was left out; may be nil
+}
+
+// Pack writes the canonical tar of the tree at root (see the package's text) and never writes to the tree. A name that a layer cannot
+// carry, one that begins with ".wh." or is a 0/0 character device, is ErrUnsupported; a file that changes or vanishes while it is read
+// is an error.
+func Pack(ctx context.Context, root *os.File, w io.Writer, opt PackOptions) error {
+	if opt.Warn == nil {
+		opt.Warn = func(string) {}
+	}
+	p := &packer{ctx: ctx, opt: opt, w: bufio.NewWriterSize(w, 256<<10), links: map[[2]uint64]string{}, buf: make([]byte, 256<<10)}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
+		return fmt.Errorf("read %s: %w", root.Name(), err)
+	}
+	again, err := unix.Openat(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", root.Name(), err)
+	}
+	d := os.NewFile(uintptr(again), root.Name())
+	defer d.Close()
+	if err := p.dir(d, ".", &st); err != nil {
+		return err
+	}
+	if _, err := p.w.Write(make([]byte, 2*tarBlock)); err != nil { // two zero blocks end an archive
+		return err
+	}
+	return p.w.Flush()
+}
+
+const tarBlock = 512
+
+type packer struct {
+	ctx   context.Context
+	opt   PackOptions
+	w     *bufio.Writer
+	links map[[2]uint64]string // the first name of each file that has several
+	buf   []byte
+}
+
+func (p *packer) dir(d *os.File, at string, st *unix.Stat_t) error {
+	if err := p.ctx.Err(); err != nil {
+		return err
+	}
+	xattrs, err := readXattrs(d, at)
+	if err != nil {
+		return err
+	}
+	if err := p.header(at, TypeDir, st, 0, "", xattrs); err != nil {
+		return err
+	}
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("read directory %q: %w", at, err)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if err := p.entry(d, name, path.Join(at, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *packer) entry(d *os.File, name, at string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("read %q: %w", at, err)
+	}
+	if p.opt.Skip != nil && p.opt.Skip(at, &st) {
+		return nil
+	}
+	if strings.HasPrefix(name, whPrefix) {
+		return fmt.Errorf("%q: a name beginning with %s means a deletion in a layer: %w", at, whPrefix, ErrUnsupported)
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFDIR {
+		sub, err := openIn(d, name, at, unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		defer sub.Close()
+		return p.dir(sub, at, &st)
+	}
+	if st.Nlink > 1 && kind != unix.S_IFSOCK {
+		id := [2]uint64{uint64(st.Dev), st.Ino}
+		if first, ok := p.links[id]; ok {
+			return p.header(at, TypeHardlink, &st, 0, first, nil)
+		}
+		p.links[id] = at
+	}
+	switch kind {
+	case unix.S_IFREG:
+		return p.file(d, name, at, &st)
+	case unix.S_IFSOCK:
+		p.opt.Warn(at + ": a socket, which a layer cannot carry, was left out")
+		return nil
+	case unix.S_IFLNK:
+		target := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(int(d.Fd()), name, target)
+		if err != nil {
+			return fmt.Errorf("read link %q: %w", at, err)
+		}
+		return p.special(d, name, at, TypeSymlink, &st, string(target[:n]))
+	case unix.S_IFCHR:
+		if st.Rdev == 0 {
+			return fmt.Errorf("%q: a character device 0/0, which overlayfs takes for a deletion: %w", at, ErrUnsupported)
+		}
+		return p.special(d, name, at, TypeChar, &st, "")
+	case unix.S_IFBLK:
+		return p.special(d, name, at, TypeBlock, &st, "")
+	case unix.S_IFIFO:
+		return p.special(d, name, at, TypeFifo, &st, "")
+	}
+	return fmt.Errorf("%q: a file of an unknown type %#o: %w", at, kind, ErrUnsupported)
+}
+
+// openIn opens a name in a directory, without following it and, where we may, without leaving a trace in its access time.
+func openIn(d *os.File, name, at string, flags int) (*os.File, error) {
+	flags |= unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK
+	fd, err := unix.Openat(int(d.Fd()), name, flags|unix.O_NOATIME, 0)
+	if err == unix.EPERM {
+		fd, err = unix.Openat(int(d.Fd()), name, flags, 0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %q: %w", at, err)
+	}
+	return os.NewFile(uintptr(fd), at), nil
+}
+
+// special writes an entry without content.
+func (p *packer) special(d *os.File, name, at string, kind byte, st *unix.Stat_t, link string) error {
+	xattrs, err := readXattrsPath("/proc/self/fd/"+strconv.Itoa(int(d.Fd()))+"/"+name, at)
+	if err != nil {
+		return err
+	}
+	return p.header(at, kind, st, 0, link, xattrs)
+}
+
+func (p *packer) file(d *os.File, name, at string, st *unix.Stat_t) error {
+	f, err := openIn(d, name, at, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var now unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &now); err != nil {
+		return fmt.Errorf("read %q: %w", at, err)
+	}
+	if now.Ino != st.Ino || now.Dev != st.Dev || now.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fmt.Errorf("%q changed while it was being read", at)
+	}
+	xattrs, err := readXattrs(f, at)
+	if err != nil {
+		return err
+	}
+	if err := p.header(at, TypeFile, &now, now.Size, "", xattrs); err != nil {
+		return err
+	}
+	left := now.Size
+	for left > 0 {
+		if err := p.ctx.Err(); err != nil {
+			return err
+		}
+		n, err := unix.Read(int(f.Fd()), p.buf[:min(int64(len(p.buf)), left)])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read %q: %w", at, err)
+		}
+		if n == 0 {
+			return fmt.Errorf("%q became shorter while it was being read", at)
+		}
+		if _, err := p.w.Write(p.buf[:n]); err != nil {
+			return err
+		}
+		left -= int64(n)
+	}
+	return p.pad(now.Size)
+}
+
+// pad fills a content up to a whole block.
+func (p *packer) pad(size int64) error {
+	if rest := size % tarBlock; rest != 0 {
+		_, err := p.w.Write(make([]byte, tarBlock-rest))
+		return err
+	}
+	return nil
+}
+
+// header writes an entry's header, and before it, where ustar is not enough, one with pax records.
+func (p *packer) header(at string, kind byte, st *unix.Stat_t, size int64, link string, xattrs map[string]string) error {
+	name := at
+	switch {
+	case at == ".":
+		name = "./"
+	case kind == TypeDir:
+		name = at + "/"
+	}
+	mtime := time.Unix(st.Mtim.Sec, st.Mtim.Nsec)
+	var records []string
+	record := func(key, value string) { records = append(records, paxRecord(key, value)) }
+	if !plain(name) {
+		record("path", name)
+	}
+	if !plain(link) {
+		record("linkpath", link)
+	}
+	if st.Uid > maxOctal7 {
+		record("uid", strconv.FormatUint(uint64(st.Uid), 10))
+	}
+	if st.Gid > maxOctal7 {
+		record("gid", strconv.FormatUint(uint64(st.Gid), 10))
+	}
+	if size > maxOctal11 {
+		record("size", strconv.FormatInt(size, 10))
+	}
+	if mtime.Nanosecond() != 0 || mtime.Unix() < 0 || mtime.Unix() > maxOctal11 {
+		record("mtime", paxTime(mtime))
+	}
+	for key, value := range xattrs {
+		record(paxXattr+key, value)
+	}
+	if len(records) > 0 {
+		// Sorted by key: each begins with its length, which says nothing about order.
+		sort.Slice(records, func(i, j int) bool { return afterSpace(records[i]) < afterSpace(records[j]) })
+		body := strings.Join(records, "")
+		if _, err := p.w.Write(ustar("PaxHeaders/entry", 'x', 0o644, 0, 0, int64(len(body)), 0, "", 0)); err != nil {
+			return err
+		}
+		if _, err := p.w.WriteString(body); err != nil {
+			return err
+		}
+		if err := p.pad(int64(len(body))); err != nil {
+			return err
+		}
+	}
+	var dev uint64
+	if kind == TypeChar || kind == TypeBlock {
+		dev = st.Rdev
+	}
+	_, err := p.w.Write(ustar(name, kind, st.Mode&0o7777, st.Uid, st.Gid, size, mtime.Unix(), link, dev))
+	return err
+}
+
+const (
+	maxOctal7  = 0o7777777
+	maxOctal11 = 0o77777777777
+)
+
+func afterSpace(record string) string { return record[strings.IndexByte(record, ' ')+1:] }
+
+// plain says whether a name fits a ustar header's 100 bytes as it is.
+func plain(s string) bool {
+	if len(s) > 100 {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// paxRecord is "LENGTH KEY=VALUE\n", where the length counts its own digits.
+func paxRecord(key, value string) string {
+	n := len(key) + len(value) + 3
+	n += len(strconv.Itoa(n))
+	if s := strconv.Itoa(n) + " " + key + "=" + value + "\n"; len(s) == n {
+		return s
+	}
+	return strconv.Itoa(n+1) + " " + key + "=" + value + "\n"
+}
+
+// paxTime is seconds with as many decimals as it takes.
+func paxTime(t time.Time) string {
+	sec, nsec := t.Unix(), int64(t.Nanosecond())
+	sign := ""
+	if sec < 0 {
+		sign = "-"
+		sec, nsec = -sec, -nsec
+		if nsec < 0 {
+			sec, nsec = sec-1, nsec+1e9
+		}
+	}
+	if nsec == 0 {
+		return sign + strconv.FormatInt(sec, 10)
+	}
+	return strings.TrimRight(fmt.Sprintf("%s%d.%09d", sign, sec, nsec), "0")
+}
+
+// ustar is one header block (POSIX.1-2001, pax, "ustar Interchange Format"). What does not fit is zero or cut here, and is said by a pax
+// record.
+func ustar(name string, kind byte, mode, uid, gid uint32, size, mtime int64, link string, dev uint64) []byte {
+	b := make([]byte, tarBlock)
+	copy(b[0:100], asciiOnly(name))
+	octal(b[100:108], int64(mode))
+	octal(b[108:116], fit(int64(uid), maxOctal7))
+	octal(b[116:124], fit(int64(gid), maxOctal7))
+	octal(b[124:136], fit(size, maxOctal11))
+	octal(b[136:148], fit(mtime, maxOctal11))
+	b[156] = kind
+	copy(b[157:257], asciiOnly(link))
+	copy(b[257:265], "ustar\x0000")
+	octal(b[329:337], int64(unix.Major(dev)))
+	octal(b[337:345], int64(unix.Minor(dev)))
+	copy(b[148:156], "        ")
+	sum := int64(0)
+	for _, c := range b {
+		sum += int64(c)
+	}
+	copy(b[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	return b
+}
+
+func fit(n, most int64) int64 {
+	if n < 0 || n > most {
+		return 0
+	}
+	return n
+}
+
+func octal(field []byte, n int64) {
+	copy(field, fmt.Sprintf("%0*o", len(field)-1, n))
+}
+
+func asciiOnly(s string) string {
+	if plain(s) {
+		return s
+	}
+	b := make([]byte, 0, 100)
+	for i := 0; i < len(s) && len(b) < 100; i++ {
+		if c := s[i]; c < 0x80 {
+			b = append(b, c)
+		}
+	}
+	return string(b)
+}
+
+// readXattrs reads an open file's extended attributes, but for overlayfs' own.
+func readXattrs(f *os.File, at string) (map[string]string, error) {
+	fd := int(f.Fd())
+	return collectXattrs(at,
+		func(b []byte) (int, error) { return unix.Flistxattr(fd, b) },
+		func(name string, b []byte) (int, error) { return unix.Fgetxattr(fd, name, b) })
+}
+
+func readXattrsPath(full, at string) (map[string]string, error) {
+	return collectXattrs(at,
+		func(b []byte) (int, error) { return unix.Llistxattr(full, b) },
+		func(name string, b []byte) (int, error) { return unix.Lgetxattr(full, name, b) })
+}
+
+func collectXattrs(at string, list func([]byte) (int, error), get func(string, []byte) (int, error)) (map[string]string, error) {
+	n, err := list(nil)
+	if n == 0 || err == unix.ENOTSUP {
+		return nil, nil
+	}
+	names := make([]byte, n)
+	if err == nil {
+		n, err = list(names)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list attributes of %q: %w", at, err)
+	}
+	xattrs := map[string]string{}
+	for _, name := range strings.Split(strings.TrimRight(string(names[:n]), "\x00"), "\x00") {
+		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+			continue
+		}
+		size, err := get(name, nil)
+		if err == nil && size > 0 {
+			value := make([]byte, size)
+			size, err = get(name, value)
+			xattrs[name] = string(value[:max(size, 0)])
+		} else if err == nil {
+			xattrs[name] = ""
+		}
+		if errors.Is(err, unix.ENODATA) {
+			continue // taken away meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read attribute %s of %q: %w", name, at, err)
+		}
+	}
+	return xattrs, nil
+}

@@ -1,0 +1,162 @@
+package layer
+
+import (
+	"archive/tar"
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+func TestSettle(t *testing.T) {
+	const reg, hard = tar.TypeReg, tar.TypeLink
+	base := `mkdir -p tmp usr/lib etc old; chmod 1777 tmp; chown 7:8 usr/lib; setfattr -n user.k -v v usr/lib
+ln -s usr/lib lib; ln -s /etc/real conf; mkdir etc/real; echo f > etc/file; chmod 600 etc/file; ln -s loop loop
+touch -d 2020-01-01 tmp usr/lib usr etc etc/real etc/file old .`
+	for _, row := range []struct {
+		name  string
+		layer []func(*tar.Writer) error
+		check string // run in the settled tree; must succeed
+		same  bool   // nothing to settle
+		fails string
+	}{
+		{name: "a directory's attributes come from below", layer: es(h(reg, "tmp/x", "", "1")),
+			check: `test "$(stat -c '%a %Y' tmp)" = "1777 $(date -d 2020-01-01 +%s)"`},
+		{name: "with owner and attributes", layer: es(h(reg, "usr/lib/x", "", "1")),
+			check: `test "$(stat -c '%u:%g' usr/lib)" = 7:8; test "$(getfattr --only-values -n user.k usr/lib)" = v`},
+		{name: "a parent that is a link below", layer: es(h(reg, "lib/sub/x.so", "", "1")),
+			check: `test ! -e lib; test "$(cat usr/lib/sub/x.so)" = 1; test "$(stat -c %u usr/lib)" = 7`},
+		{name: "an absolute link below", layer: es(h(reg, "conf/x", "", "1")), check: `test ! -e conf; test "$(cat etc/real/x)" = 1`},
+		{name: "both names of a directory", layer: es(h(reg, "usr/lib/sub/a", "", "1"), h(reg, "lib/sub/b", "", "2")),
+			check: `test ! -e lib; test "$(cat usr/lib/sub/a usr/lib/sub/b)" = 12`},
+		{name: "a link below that leads nowhere is covered", layer: es(h(reg, "loop/x", "", "1")), check: `test "$(cat loop/x)" = 1`, same: true},
+		{name: "a hard link to below is a copy", layer: es(h(hard, "etc/second", "etc/file", "")),
+			check: `test "$(cat etc/second)" = f; test "$(stat -c '%a %h' etc/second)" = "600 1"`},
+		{name: "a hard link through a link below", layer: es(h(reg, "x", "", "1"), h(hard, "y", "conf/../file", "")), fails: "in no layer"},
+		{name: "a hard link to nothing", layer: es(h(hard, "etc/second", "nowhere", "")), fails: "in no layer"},
+		{name: "a whiteout of nothing goes", layer: es(h(reg, "etc/.wh.none", "", ""), h(reg, "etc/.wh.file", "", "")),
+			check: `test ! -e etc/none; test -c etc/file`},
+		{name: "a whiteout in an opaque directory goes", layer: es(h(reg, "etc/.wh..wh..opq", "", ""), h(reg, "etc/.wh.file", "", "")),
+			check: `test ! -e etc/file`},
+		{name: "nothing below of that name", layer: es(h(reg, "new/x", "", "1")), check: `test "$(stat -c '%a %Y' new)" = "755 0"`, same: true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			low := t.TempDir()
+			sh(t, low, base)
+			stack, err := snapshot.OpenStack([]string{low})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stack.Close()
+			dir, res := apply(t, bytes.NewReader(tarOf(t, row.layer...)))
+			if res.Needs == 0 {
+				t.Fatal("the layer claims to stand alone")
+			}
+			s, err := PlanSettlement(dir, stack)
+			if err == nil {
+				err = s.Execute(dir, stack)
+			}
+			if row.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), row.fails) {
+					t.Errorf("error %v, want one about %q", err, row.fails)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The root itself always takes the attributes of the one below.
+			if got := len(s.actions) == 1 && s.actions[0].Path == "."; got != row.same {
+				t.Errorf("actions %+v", s.actions)
+			}
+			sh(t, filepath.Join(dir, "fs"), "set -e; "+row.check)
+			again, err := PlanSettlement(dir, stack)
+			if err != nil || again.Digest() != s.Digest() {
+				t.Errorf("planned again, the settlement is another: %v", err)
+			}
+			checkIndex(t, dir)
+		})
+	}
+}
+
+// checkIndex compares the index with the tree.
+func checkIndex(t *testing.T, dir string) {
+	t.Helper()
+	x, err := OpenIndex(filepath.Join(dir, "index"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for e, err := range x.All() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		have[e.Path] = true
+		info, err := os.Lstat(filepath.Join(dir, "fs", e.Path))
+		if err != nil {
+			t.Errorf("the index has %q: %v", e.Path, err)
+			continue
+		}
+		if e.Type != TypeHardlink && e.Type != TypeWhiteout && !info.ModTime().Equal(e.ModTime) {
+			t.Errorf("%q: time %v, the index has %v", e.Path, info.ModTime(), e.ModTime)
+		}
+	}
+	filepath.Walk(filepath.Join(dir, "fs"), func(p string, _ os.FileInfo, err error) error {
+		rel, _ := filepath.Rel(filepath.Join(dir, "fs"), p)
+		if err != nil || !have[rel] {
+			t.Errorf("the index lacks %q (%v)", rel, err)
+		}
+		return nil
+	})
+}
+
+func FuzzApply(f *testing.F) {
+	f.Add(tarOf(f, h(tar.TypeReg, "d/f", "", "content"), h(tar.TypeSymlink, "l", "../..", ""), h(tar.TypeReg, "l/x", "", "")))
+	f.Add(tarOf(f, h(tar.TypeReg, "d/.wh.x", "", ""), h(tar.TypeLink, "y", "d/f", ""), h(tar.TypeDir, "d", "", "")))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		outside := t.TempDir()
+		dir := filepath.Join(outside, "tree")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		d, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		_, err = Apply(t.Context(), bytes.NewReader(data), d, Options{Limits: Limits{Entries: 1000, Size: 1 << 20}})
+		if names, _ := os.ReadDir(outside); len(names) != 1 {
+			t.Errorf("%d names outside the tree", len(names))
+		}
+		if err == nil {
+			checkIndex(t, dir)
+		}
+	})
+}
+
+func FuzzIndex(f *testing.F) {
+	var b bytes.Buffer
+	if err := writeIndex(&b, []Entry{{Path: ".", Type: TypeDir}, {Path: "a", Type: TypeFile, Xattrs: map[string]string{"user.a": "b"}}, {Path: "a/b", Type: TypeSymlink, Link: "x"}}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file := filepath.Join(t.TempDir(), "index")
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		x, err := OpenIndex(file)
+		if err != nil {
+			return
+		}
+		for e, err := range x.All() {
+			if err != nil {
+				break
+			}
+			x.Lookup(e.Path)
+		}
+	})
+}
