@@ -69,17 +69,22 @@ func Apply(ctx context.Context, r io.Reader, dir *os.File, opt Options) (Result,
 	// Each stage is read ahead of by the next: what r does (download, verify, keep), inflating, hashing, and reading the tar. The
 	// files are written by a goroutine of their own behind them.
 	input := newOverlap(contextReader{ctx, r})
-	defer input.stop()
 	plain, _, err := Decompress(input)
 	if err != nil {
+		input.stop()
 		return Result{}, err
 	}
-	defer plain.Close()
 	inflated := newOverlap(plain)
-	defer inflated.stop()
 	sum := &summing{r: inflated, h: sha256.New(), limit: opt.Limits.Size}
 	hashed := newOverlap(sum)
-	defer hashed.stop()
+	defer func() {
+		input.stop()
+		inflated.stop()
+		hashed.stop()
+		inflated.wait()
+		hashed.wait()
+		plain.Close()
+	}()
 
 	w, err := newWriter(dir, opt)
 	if err != nil {

@@ -143,16 +143,26 @@ func (o *overlap) Read(p []byte) (int, error) {
 		if o.now.buf != nil {
 			o.empty <- o.now.buf
 		}
-		next, ok := <-o.full
-		if !ok {
-			return 0, io.ErrUnexpectedEOF
+		select {
+		case next, ok := <-o.full:
+			if !ok {
+				return 0, io.ErrUnexpectedEOF
+			}
+			o.now = next
+		case <-o.quit:
+			return 0, io.ErrClosedPipe
 		}
-		o.now = next
 	}
 	n := copy(p, o.now.rest)
 	o.now.rest = o.now.rest[n:]
 	return n, nil
 }
 
-// stop ends the goroutine; it may still be in its last read.
+// stop ends the goroutine, which may still be in its last read.
 func (o *overlap) stop() { close(o.quit) }
+
+// wait returns when the goroutine has ended, so that what it read from may be closed. What it reads must have been stopped before.
+func (o *overlap) wait() {
+	for range o.full {
+	}
+}
