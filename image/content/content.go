@@ -1,0 +1,254 @@
+package content
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+// What callers decide on.
+var (
+	ErrNotFound = errors.New("no such blob")
+	ErrBusy     = errors.New("blob is being fetched by somebody else")
+	ErrCorrupt  = errors.New("not what was asked for")
+)
+
+// Store is the blobs below one directory.
+type Store struct{ dir string }
+
+// Open returns the store at dir, making it where it is missing.
+func Open(dir string) (*Store, error) {
+	s := &Store{dir: dir}
+	if _, err := os.Lstat(filepath.Join(dir, "oci-layout")); err == nil {
+		return s, nil
+	}
+	for _, d := range []string{"blobs/sha256", "ingest", "names"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return s, snapshot.WriteFile(filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), false)
+}
+
+func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
+
+// Path is where a blob lies.
+func (s *Store) Path(digest string) string {
+	return filepath.Join(s.dir, "blobs", "sha256", hexOf(digest))
+}
+
+// Has says whether a blob is here.
+func (s *Store) Has(digest string) bool {
+	_, err := os.Lstat(s.Path(digest))
+	return err == nil
+}
+
+// Open opens a blob.
+func (s *Store) Open(digest string) (*os.File, error) {
+	f, err := os.Open(s.Path(digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("blob %s: %w", digest, ErrNotFound)
+	}
+	return f, err
+}
+
+// Read returns a small blob, verified.
+func (s *Store) Read(digest string) ([]byte, error) {
+	b, err := os.ReadFile(s.Path(digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("blob %s: %w", digest, ErrNotFound)
+	}
+	if err == nil && Digest(b) != digest {
+		err = fmt.Errorf("blob %s is damaged: %w", digest, ErrCorrupt)
+	}
+	return b, err
+}
+
+// Delete removes a blob; one that is not here is no error.
+func (s *Store) Delete(digest string) error {
+	if err := os.Remove(s.Path(digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Digest is the digest of b.
+func Digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// Put stores a small blob and returns its digest.
+func (s *Store) Put(b []byte) (string, error) {
+	digest := Digest(b)
+	if s.Has(digest) {
+		return digest, nil
+	}
+	if err := snapshot.WriteFile(s.Path(digest), b, false); err != nil {
+		return "", fmt.Errorf("store blob %s: %w", digest, err)
+	}
+	return digest, nil
+}
+
+// Ingest is a blob on its way. It stays locked until Close, also after Commit: whoever brings a layer holds it until the layer's tree is
+// in the store, so that nobody does the work twice.
+type Ingest struct {
+	s      *Store
+	digest string
+	size   int64
+	dir    string
+	lock   *os.File
+	data   *os.File
+	sum    hash.Hash
+	n      int64
+}
+
+// TryIngest begins to bring a blob of that digest and size (-1 if unknown). It returns ErrBusy where somebody else is at it.
+func (s *Store) TryIngest(digest string, size int64) (*Ingest, error) {
+	return s.ingest(digest, size, unix.LOCK_EX|unix.LOCK_NB)
+}
+
+// WaitIngest is TryIngest that waits for the other one. The context is looked at before and after the wait.
+func (s *Store) WaitIngest(ctx context.Context, digest string, size int64) (*Ingest, error) {
+	type result struct {
+		in  *Ingest
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		in, err := s.ingest(digest, size, unix.LOCK_EX)
+		done <- result{in, err}
+	}()
+	select {
+	case r := <-done:
+		return r.in, r.err
+	case <-ctx.Done():
+		go func() { // the lock, when it comes after all, goes at once
+			if r := <-done; r.err == nil {
+				r.in.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
+func (s *Store) ingest(digest string, size int64, how int) (*Ingest, error) {
+	dir := filepath.Join(s.dir, "ingest", hexOf(digest))
+	for {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("begin blob %s: %w", digest, err)
+		}
+		lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the one before us finished between the two
+		}
+		if err != nil {
+			return nil, fmt.Errorf("begin blob %s: %w", digest, err)
+		}
+		if err := flock(lock, how); err != nil {
+			lock.Close()
+			if err == unix.EWOULDBLOCK {
+				return nil, fmt.Errorf("blob %s: %w", digest, ErrBusy)
+			}
+			return nil, fmt.Errorf("lock blob %s: %w", digest, err)
+		}
+		// The file we locked may be gone: the one before us takes the directory away before it lets go.
+		var ours, named unix.Stat_t
+		if unix.Fstat(int(lock.Fd()), &ours) != nil || unix.Stat(lock.Name(), &named) != nil || ours.Ino != named.Ino {
+			lock.Close()
+			continue
+		}
+		return &Ingest{s: s, digest: digest, size: size, dir: dir, lock: lock, sum: sha256.New()}, nil
+	}
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// Write takes the blob's next bytes. More than the blob's size is ErrCorrupt.
+func (in *Ingest) Write(p []byte) (int, error) {
+	if in.data == nil {
+		f, err := os.OpenFile(filepath.Join(in.dir, "data"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return 0, fmt.Errorf("write blob %s: %w", in.digest, err)
+		}
+		in.data = f
+	}
+	in.n += int64(len(p))
+	if in.size >= 0 && in.n > in.size {
+		return 0, fmt.Errorf("blob %s has more than the %d bytes that its manifest says: %w", in.digest, in.size, ErrCorrupt)
+	}
+	in.sum.Write(p)
+	n, err := in.data.Write(p)
+	if err != nil {
+		err = fmt.Errorf("write blob %s: %w", in.digest, err)
+	}
+	return n, err
+}
+
+// Commit verifies size and digest, and puts the blob under its name.
+func (in *Ingest) Commit() error {
+	if in.data == nil {
+		if _, err := in.Write(nil); err != nil {
+			return err
+		}
+	}
+	if in.size >= 0 && in.n != in.size {
+		return fmt.Errorf("blob %s has %d bytes, its manifest says %d: %w", in.digest, in.n, in.size, ErrCorrupt)
+	}
+	if got := "sha256:" + hex.EncodeToString(in.sum.Sum(nil)); got != in.digest {
+		return fmt.Errorf("blob %s has the digest %s: %w", in.digest, got, ErrCorrupt)
+	}
+	if err := in.data.Close(); err != nil {
+		return fmt.Errorf("write blob %s: %w", in.digest, err)
+	}
+	if err := os.Rename(filepath.Join(in.dir, "data"), in.s.Path(in.digest)); err != nil {
+		return fmt.Errorf("name blob %s: %w", in.digest, err)
+	}
+	return nil
+}
+
+// Close lets the blob go; what was not committed is thrown away.
+func (in *Ingest) Close() error {
+	if in.data != nil {
+		in.data.Close()
+	}
+	for _, name := range []string{"data", "lock"} {
+		os.Remove(filepath.Join(in.dir, name))
+	}
+	os.Remove(in.dir)
+	return in.lock.Close()
+}
+
+// Sweep throws away what was being brought by somebody who is gone.
+func (s *Store) Sweep() error {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "ingest"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if in, err := s.TryIngest("sha256:"+e.Name(), -1); err == nil {
+			in.Close()
+		}
+	}
+	return nil
+}
+
+var _ io.Writer = (*Ingest)(nil)

@@ -1,0 +1,12 @@
+// Package image turns names into manifests, manifests into layers, and layers into trees of the snapshot store.
+//
+// Rows live in images/meta.db:
+//
+//	images    image ID (the config's digest) → what there is to know of the image
+//	names     name → image ID and the manifest's digest under that name
+//	uses      blob digest, NUL, image ID; and "chain:" chain ID, NUL, image ID: who needs what, so that removing walks no other image
+//
+// The order of a pull is what makes a crash harmless: blobs and trees are verified and renamed into place, the filesystem is synced
+// once, one transaction commits the chain's snapshots, one names the image. Whatever a name reaches is whole; what a crash left behind
+// is reached by none.
+package image

@@ -1,0 +1,309 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/layerctl/layerctl/image/layer"
+	"github.com/layerctl/layerctl/image/reference"
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+// ImportSource is what an image is made of: a directory or a tarball at Path, or a tarball from Reader.
+type ImportSource struct {
+	Path   string
+	Reader io.Reader
+}
+
+// ImportOptions say what the image is called and set to.
+type ImportOptions struct {
+	Ref      string   // "" is named after the source
+	Changes  []string // Dockerfile instructions
+	Message  string
+	Platform string // "" is this host's
+	Warn     func(string)
+}
+
+// Import makes a one-layer image of a directory or a tarball. The layer's diff ID is that of the canonical tar of the tree (package
+// layer), so the same tree gives the same layer whatever it came as; a layer that is here already is not stored again.
+func (s *Store) Import(ctx context.Context, src ImportSource, o ImportOptions) (Image, error) {
+	img, err := s.importImage(ctx, src, o)
+	if err != nil {
+		what := src.Path
+		if src.Reader != nil {
+			what = "from stdin"
+		}
+		return Image{}, fmt.Errorf("import %s: %w", what, err)
+	}
+	return img, nil
+}
+
+func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptions) (Image, error) {
+	if o.Warn == nil {
+		o.Warn = func(string) {}
+	}
+	ref, err := importName(src, o.Ref)
+	if err != nil {
+		return Image{}, err
+	}
+	p, err := parsePlatform(o.Platform)
+	if err != nil {
+		return Image{}, err
+	}
+	created, err := now()
+	if err != nil {
+		return Image{}, err
+	}
+	cfg := v1.ConfigFile{OS: p.os, Architecture: p.arch, Variant: p.variant, Created: v1.Time{Time: created}}
+	for _, c := range o.Changes {
+		if err := change(&cfg.Config, c); err != nil {
+			return Image{}, fmt.Errorf("--change %q: %w", c, err)
+		}
+	}
+	tree, release, err := s.importTree(ctx, src, o.Warn)
+	if err != nil {
+		return Image{}, err
+	}
+	defer release()
+	hash, err := v1.NewHash(tree.DiffID)
+	if err != nil {
+		return Image{}, err
+	}
+	cfg.RootFS = v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{hash}}
+	by := "layerctl import -"
+	if src.Reader == nil {
+		by = "layerctl import " + filepath.Base(src.Path)
+	}
+	cfg.History = []v1.History{{Created: cfg.Created, CreatedBy: by, Comment: o.Message}}
+	raw, err := json.Marshal(cfg)
+	if err != nil {
+		return Image{}, err
+	}
+	id, err := s.content.Put(raw)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := s.snaps.Sync(); err != nil {
+		return Image{}, err
+	}
+	if err := s.snaps.AdoptChain(ctx, []snapshot.ChainLayer{{Name: tree.DiffID, Tree: tree}}); err != nil {
+		return Image{}, err
+	}
+	row := rowOf(&cfg, []Layer{{DiffID: tree.DiffID, Size: tree.Usage.Size, Chain: tree.DiffID}}, []string{id})
+	if err := s.name(ref.String(), nameRow{ID: id}, row); err != nil {
+		return Image{}, err
+	}
+	return s.Resolve(ctx, ref.String())
+}
+
+// now is the time of making, which SOURCE_DATE_EPOCH may set (reproducible-builds.org).
+func now() (time.Time, error) {
+	s := os.Getenv("SOURCE_DATE_EPOCH")
+	if s == "" {
+		return time.Now().UTC(), nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH=%q: want seconds since 1970: %w", s, ErrInvalid)
+	}
+	return time.Unix(n, 0).UTC(), nil
+}
+
+// importName is the name that the user gave, or one made of the source's: ./debian becomes localhost/debian:latest.
+func importName(src ImportSource, given string) (reference.Ref, error) {
+	if given != "" {
+		ref, err := reference.Local(given)
+		if err == nil && ref.Digest != "" {
+			err = fmt.Errorf("%q: a name that is given has no digest: %w", given, reference.ErrInvalid)
+		}
+		return ref, err
+	}
+	if src.Reader != nil {
+		return reference.Local("imported")
+	}
+	abs, err := filepath.Abs(src.Path)
+	if err != nil {
+		return reference.Ref{}, err
+	}
+	base := strings.ToLower(filepath.Base(abs))
+	for _, suffix := range []string{".gz", ".tgz", ".zst", ".xz", ".bz2", ".tar"} {
+		base = strings.TrimSuffix(base, suffix)
+	}
+	ref, err := reference.Parse("localhost/" + base)
+	if err != nil {
+		return ref, fmt.Errorf("its name, %q, does not make an image's name: give one, as in `import SOURCE NAME`: %w", base, ErrInvalid)
+	}
+	return ref, nil
+}
+
+// importTree puts the source into the store as a tree, and holds it until release is called.
+func (s *Store) importTree(ctx context.Context, src ImportSource, warn func(string)) (_ snapshot.Tree, release func(), err error) {
+	st, err := s.snaps.NewStaging()
+	if err != nil {
+		return snapshot.Tree{}, nil, err
+	}
+	release = func() { st.Discard() }
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	var res layer.Result
+	switch {
+	case src.Reader != nil:
+		res, err = s.importTar(ctx, src.Reader, st, warn)
+	default:
+		var f *os.File
+		if f, err = os.Open(src.Path); err != nil {
+			return snapshot.Tree{}, nil, unwrapPath(err)
+		}
+		defer f.Close()
+		info, serr := f.Stat()
+		switch {
+		case serr != nil:
+			err = serr
+		case info.IsDir():
+			res, err = s.importDir(ctx, f, st, warn)
+		case info.Mode().IsRegular() || info.Mode()&os.ModeNamedPipe != 0:
+			res, err = s.importTar(ctx, f, st, warn)
+		default:
+			err = fmt.Errorf("it is neither a directory nor a tarball: %w", ErrInvalid)
+		}
+	}
+	if err != nil {
+		return snapshot.Tree{}, nil, err
+	}
+	n := &snapshot.NewTree{Staging: st, DiffID: res.DiffID, Usage: snapshot.Usage{Inodes: res.Inodes, Size: res.Size}}
+	trees, err := s.snaps.LookupTrees(ctx, res.DiffID)
+	if err != nil {
+		return snapshot.Tree{}, nil, err
+	}
+	for _, t := range trees {
+		if t.Settling != "" {
+			continue
+		}
+		if held, err := s.snaps.Hold(t); err == nil {
+			st.Discard()
+			return t, func() { held.Close() }, nil
+		}
+	}
+	if err := s.snaps.PutTrees(ctx, []*snapshot.NewTree{n}); err != nil {
+		return snapshot.Tree{}, nil, err
+	}
+	return n.Tree, release, nil
+}
+
+// unwrapPath leaves the path out of an error that says it before already.
+func unwrapPath(err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// importDir copies a directory as the stream of its canonical tar, so that the tree and its diff ID are made in one pass.
+func (s *Store) importDir(ctx context.Context, dir *os.File, st *snapshot.Staging, warn func(string)) (layer.Result, error) {
+	if err := s.refuse(dir.Name()); err != nil {
+		return layer.Result{}, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r, w := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		err := layer.Pack(ctx, dir, w, layer.PackOptions{Warn: warn})
+		w.CloseWithError(err)
+		packed <- err
+	}()
+	res, err := layer.Apply(ctx, r, st.Dir, layer.Options{Warn: warn})
+	r.CloseWithError(err)
+	cancel()
+	if perr := <-packed; perr != nil && (err == nil || !errors.Is(perr, context.Canceled)) {
+		err = perr // the source's trouble explains the stream's
+	}
+	return res, err
+}
+
+// refuse keeps the store from swallowing itself.
+func (s *Store) refuse(dir string) error {
+	real, err := filepath.EvalSymlinks(dir)
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if err != nil {
+		return err
+	}
+	store, err := filepath.EvalSymlinks(s.root)
+	if err == nil {
+		store, err = filepath.Abs(store)
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case real == "/":
+		return fmt.Errorf("the root of the running system, with all that is mounted in it: %w: copy what is wanted to a directory, or pack it with tar", ErrInvalid)
+	case within(store, real):
+		return fmt.Errorf("the store itself (%s) lies in it: %w", store, ErrInvalid)
+	case within(real, store):
+		return fmt.Errorf("it lies in the store itself (%s): %w", store, ErrInvalid)
+	}
+	return nil
+}
+
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// importTar unpacks a tarball as the lowest layer and takes the diff ID of the canonical tar of what came out.
+func (s *Store) importTar(ctx context.Context, r io.Reader, st *snapshot.Staging, warn func(string)) (layer.Result, error) {
+	res, err := layer.Apply(ctx, r, st.Dir, layer.Options{Warn: warn})
+	if err != nil {
+		if errors.Is(err, layer.ErrMalformed) {
+			err = fmt.Errorf("it is no tarball that can be read: %w", err)
+		}
+		return res, err
+	}
+	if res.TarSize == 0 {
+		return res, fmt.Errorf("it is empty: %w", layer.ErrMalformed)
+	}
+	if res.Needs > 0 {
+		// Whiteouts hide nothing in a lowest layer, and hard links must have had their file.
+		nothing, err := snapshot.OpenStack(nil)
+		if err != nil {
+			return res, err
+		}
+		plan, err := layer.PlanSettlement(st.Path(), nothing)
+		if err == nil {
+			err = plan.Execute(st.Path(), nothing)
+		}
+		if err != nil {
+			return res, err
+		}
+		os.Remove(filepath.Join(st.Path(), "needs"))
+	}
+	fs, err := os.Open(filepath.Join(st.Path(), "fs"))
+	if err != nil {
+		return res, err
+	}
+	defer fs.Close()
+	sum := sha256.New()
+	if err := layer.Pack(ctx, fs, sum, layer.PackOptions{}); err != nil {
+		return res, err
+	}
+	res.DiffID = "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	return res, nil
+}

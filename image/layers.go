@@ -1,0 +1,429 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/layerctl/layerctl/image/content"
+	"github.com/layerctl/layerctl/image/layer"
+	"github.com/layerctl/layerctl/image/registry"
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+// puller brings the layers of one image: each is downloaded, kept as a blob, verified and unpacked as one stream, several at once.
+type puller struct {
+	s        *Store
+	repo     *registry.Repository
+	progress Progress
+	manifest *manifest
+	config   v1.ConfigFile
+	layers   []*pulledLayer // one a distinct layer; in order of first use
+	open     []io.Closer    // what is held until the image has its name
+}
+
+// pulledLayer is a layer on its way: a staging that is being filled, or a tree that was there.
+type pulledLayer struct {
+	desc    v1.Descriptor
+	diffID  string
+	ingest  *content.Ingest
+	staging *snapshot.Staging
+	result  layer.Result
+	tree    *snapshot.Tree // set when the layer stands alone and its tree is in the store
+}
+
+func (p *puller) close() {
+	for _, l := range p.layers {
+		l.release()
+	}
+	for _, c := range p.open {
+		c.Close()
+	}
+}
+
+func (l *pulledLayer) release() {
+	if l.ingest != nil {
+		l.ingest.Close()
+		l.ingest = nil
+	}
+}
+
+// chainID is the name of the stack of diffID on parent (image-spec, config.md, "Layer ChainID").
+func chainID(parent, diffID string) string {
+	if parent == "" {
+		return diffID
+	}
+	sum := sha256.Sum256([]byte(parent + " " + diffID))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// run brings everything and commits the chain. The row that it returns is true, and on disk is everything that it names.
+func (p *puller) run(ctx context.Context) (*imageRow, error) {
+	m := p.manifest
+	raw, err := p.fetchConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(raw, &p.config); err != nil {
+		return nil, fmt.Errorf("its config does not parse: %w: %w", content.ErrCorrupt, err)
+	}
+	if got, want := len(p.config.RootFS.DiffIDs), len(m.parsed.Layers); got != want {
+		return nil, fmt.Errorf("its config names %d layers, its manifest %d: %w", got, want, content.ErrCorrupt)
+	}
+	if len(m.parsed.Layers) == 0 {
+		return nil, fmt.Errorf("it has no layers: %w", ErrInvalid)
+	}
+	blobs := []string{m.configDigest}
+	for _, b := range [][]byte{m.raw, m.index} {
+		if b == nil {
+			continue
+		}
+		digest, err := p.s.content.Put(b)
+		if err != nil {
+			return nil, err
+		}
+		blobs = append(blobs, digest)
+	}
+	seen := map[string]*pulledLayer{}
+	for i, d := range m.parsed.Layers {
+		diffID := p.config.RootFS.DiffIDs[i].String()
+		if l := seen[diffID]; l == nil {
+			l = &pulledLayer{desc: d, diffID: diffID}
+			seen[diffID] = l
+			p.layers = append(p.layers, l)
+		}
+	}
+	if err := p.bring(ctx); err != nil {
+		return nil, err
+	}
+	chain, layers, err := p.settle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.s.snaps.AdoptChain(ctx, chain); err != nil {
+		return nil, err
+	}
+	return rowOf(&p.config, layers, blobs), nil
+}
+
+// fetchConfig brings the config, whose digest is the image's ID.
+func (p *puller) fetchConfig(ctx context.Context) ([]byte, error) {
+	want, d := p.manifest.configDigest, p.manifest.parsed.Config
+	if b, err := p.s.content.Read(want); err == nil {
+		return b, nil
+	}
+	r, err := p.repo.Blob(ctx, want)
+	if err != nil {
+		return nil, fmt.Errorf("fetch its config: %w", err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, d.Size+1))
+	if err != nil {
+		return nil, fmt.Errorf("fetch its config: %w", err)
+	}
+	if int64(len(b)) != d.Size || content.Digest(b) != want {
+		return nil, fmt.Errorf("its config is not the one that its manifest names (%s): %w", want, content.ErrCorrupt)
+	}
+	_, err = p.s.content.Put(b)
+	return b, err
+}
+
+// bring sees to it that every layer is in a staging of ours or a tree in the store. Layers that another process is bringing come last:
+// ours are put into the store and let go first, so nobody waits for somebody who waits for him.
+func (p *puller) bring(ctx context.Context) error {
+	var todo, busy []*pulledLayer
+	for _, l := range p.layers {
+		if found, err := p.find(ctx, l); err != nil {
+			return err
+		} else if found {
+			continue
+		}
+		in, err := p.s.content.TryIngest(l.desc.Digest.String(), l.desc.Size)
+		if errors.Is(err, content.ErrBusy) {
+			busy = append(busy, l)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		l.ingest = in
+		todo = append(todo, l)
+	}
+	if err := p.fetchAll(ctx, todo); err != nil {
+		return err
+	}
+	if len(busy) == 0 {
+		return nil
+	}
+	if err := p.publish(ctx); err != nil {
+		return err
+	}
+	for _, l := range p.layers {
+		l.release()
+	}
+	for _, l := range busy {
+		p.progress.Status(l.desc.Digest.String() + ": waiting for another process that is pulling it")
+		in, err := p.s.content.WaitIngest(ctx, l.desc.Digest.String(), l.desc.Size)
+		if err != nil {
+			return err
+		}
+		l.ingest = in
+		found, err := p.find(ctx, l)
+		if err == nil && !found {
+			err = p.fetchAll(ctx, []*pulledLayer{l})
+		}
+		if err == nil {
+			err = p.publish(ctx)
+		}
+		l.release()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find looks for the layer's tree in the store. One that was settled for some chain is not looked at here: settle does that when it
+// knows what lies below.
+func (p *puller) find(ctx context.Context, l *pulledLayer) (bool, error) {
+	trees, err := p.s.snaps.LookupTrees(ctx, l.diffID)
+	if err != nil {
+		return false, err
+	}
+	for _, t := range trees {
+		if t.Settling != "" && !p.s.content.Has(l.desc.Digest.String()) {
+			continue
+		}
+		held, err := p.s.snaps.Hold(t)
+		if errors.Is(err, snapshot.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		p.open = append(p.open, held)
+		l.tree = &t
+		p.progress.Done(l.desc.Digest.String(), LayerExists)
+		return true, nil
+	}
+	return false, nil
+}
+
+func (p *puller) fetchAll(ctx context.Context, layers []*pulledLayer) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(min(max(runtime.GOMAXPROCS(0), 2), 6))
+	for _, l := range layers {
+		g.Go(func() error {
+			if err := p.fetch(ctx, l); err != nil {
+				return fmt.Errorf("layer %s: %w", l.desc.Digest, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// fetch downloads a layer, or reads its blob where that is kept, and unpacks it meanwhile.
+func (p *puller) fetch(ctx context.Context, l *pulledLayer) error {
+	digest := l.desc.Digest.String()
+	st, err := p.s.snaps.NewStaging()
+	if err != nil {
+		return err
+	}
+	l.staging = st
+	p.open = append(p.open, closer(st.Discard))
+	if p.s.content.Has(digest) {
+		return p.reapply(ctx, l, st)
+	}
+	p.progress.Started(digest, l.desc.Size)
+	body, err := p.repo.Blob(ctx, digest)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	in := &counted{r: io.TeeReader(body, l.ingest), report: func(n int64) { p.progress.Advanced(digest, n) }}
+	if l.result, err = layer.Apply(ctx, in, st.Dir, layer.Options{}); err == nil {
+		// The stream may end before the blob does: what is left belongs to the digest.
+		_, err = io.Copy(io.Discard, in)
+	}
+	if err == nil {
+		err = l.ingest.Commit()
+	}
+	if err == nil && l.result.DiffID != l.diffID {
+		err = fmt.Errorf("unpacks to the diff ID %s, the config says %s: %w", l.result.DiffID, l.diffID, content.ErrCorrupt)
+	}
+	if err == nil {
+		p.progress.Done(digest, LayerPulled)
+	}
+	return err
+}
+
+// reapply unpacks a layer from the blob that the store keeps.
+func (p *puller) reapply(ctx context.Context, l *pulledLayer, st *snapshot.Staging) error {
+	f, err := p.s.content.Open(l.desc.Digest.String())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	l.result, err = layer.Apply(ctx, f, st.Dir, layer.Options{})
+	if err == nil && l.result.DiffID != l.diffID {
+		err = fmt.Errorf("the kept blob unpacks to %s, the config says %s: %w", l.result.DiffID, l.diffID, content.ErrCorrupt)
+	}
+	if err == nil {
+		p.progress.Done(l.desc.Digest.String(), LayerExists)
+	}
+	return err
+}
+
+// publish puts the layers that stand alone into the store.
+func (p *puller) publish(ctx context.Context) error {
+	var ready []*snapshot.NewTree
+	var whose []*pulledLayer
+	for _, l := range p.layers {
+		if l.staging == nil || l.tree != nil || l.result.Needs > 0 || l.result.DiffID == "" {
+			continue
+		}
+		ready = append(ready, newTree(l, l.staging, ""))
+		whose = append(whose, l)
+	}
+	if err := p.s.snaps.PutTrees(ctx, ready); err != nil {
+		return err
+	}
+	for i, l := range whose {
+		if err := p.own(l, ready[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newTree(l *pulledLayer, st *snapshot.Staging, settling string) *snapshot.NewTree {
+	return &snapshot.NewTree{Staging: st, DiffID: l.diffID, Settling: settling, Usage: snapshot.Usage{Inodes: l.result.Inodes, Size: l.result.Size}}
+}
+
+// own notes a layer's tree. One that came first from somebody else must be held, as ours is by its staging.
+func (p *puller) own(l *pulledLayer, n *snapshot.NewTree) error {
+	held, err := p.s.snaps.Hold(n.Tree)
+	if err != nil {
+		return err
+	}
+	p.open = append(p.open, held)
+	l.tree = &n.Tree
+	return nil
+}
+
+// settle goes up the chain and makes each layer right for what is below it, then puts what is new into the store.
+func (p *puller) settle(ctx context.Context) ([]snapshot.ChainLayer, []Layer, error) {
+	if err := p.publish(ctx); err != nil {
+		return nil, nil, err
+	}
+	byDiffID := map[string]*pulledLayer{}
+	for _, l := range p.layers {
+		byDiffID[l.diffID] = l
+	}
+	var chain []snapshot.ChainLayer
+	var layers []Layer
+	var dirs []string // of the trees so far, highest first
+	parent := ""
+	for i, d := range p.manifest.parsed.Layers {
+		l := byDiffID[p.config.RootFS.DiffIDs[i].String()]
+		tree, err := p.settled(ctx, l, dirs)
+		if err != nil {
+			return nil, nil, fmt.Errorf("layer %s: %w", d.Digest, err)
+		}
+		name := chainID(parent, l.diffID)
+		chain = append(chain, snapshot.ChainLayer{Name: name, Parent: parent, Tree: tree})
+		layers = append(layers, Layer{DiffID: l.diffID, Digest: d.Digest.String(), MediaType: string(d.MediaType), BlobSize: d.Size,
+			Size: tree.Usage.Size, Chain: name})
+		dirs = slices.Insert(dirs, 0, filepath.Join(tree.Dir, "fs"))
+		parent = name
+	}
+	// Manifests and configs may be new where no tree was.
+	return chain, layers, p.s.snaps.Sync()
+}
+
+// settled returns the tree of a layer that is right over the trees below (highest first).
+func (p *puller) settled(ctx context.Context, l *pulledLayer, below []string) (snapshot.Tree, error) {
+	if l.tree != nil && l.tree.Settling == "" {
+		if standsAlone(l.tree.Dir) {
+			return *l.tree, nil
+		}
+	}
+	stack, err := snapshot.OpenStack(below)
+	if err != nil {
+		return snapshot.Tree{}, err
+	}
+	defer stack.Close()
+	dir := ""
+	if l.tree != nil {
+		dir = l.tree.Dir
+	} else {
+		dir = l.staging.Path()
+	}
+	plan, err := layer.PlanSettlement(dir, stack)
+	if err != nil {
+		return snapshot.Tree{}, err
+	}
+	trees, err := p.s.snaps.LookupTrees(ctx, l.diffID)
+	if err != nil {
+		return snapshot.Tree{}, err
+	}
+	for _, t := range trees {
+		if t.Settling == plan.Digest() {
+			held, err := p.s.snaps.Hold(t)
+			if errors.Is(err, snapshot.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return snapshot.Tree{}, err
+			}
+			p.open = append(p.open, held)
+			return t, nil
+		}
+	}
+	st := l.staging
+	if st == nil || l.tree != nil {
+		// The tree that is here was settled for another chain; this one gets its own, from the blob.
+		if st, err = p.s.snaps.NewStaging(); err != nil {
+			return snapshot.Tree{}, err
+		}
+		p.open = append(p.open, closer(st.Discard))
+		if err := p.reapply(ctx, l, st); err != nil {
+			return snapshot.Tree{}, err
+		}
+	}
+	if err := plan.Execute(st.Path(), stack); err != nil {
+		return snapshot.Tree{}, err
+	}
+	n := newTree(l, st, plan.Digest())
+	if err := p.s.snaps.PutTrees(ctx, []*snapshot.NewTree{n}); err != nil {
+		return snapshot.Tree{}, err
+	}
+	return n.Tree, p.own(l, n)
+}
+
+type closer func() error
+
+func (c closer) Close() error { return c() }
+
+// counted reports what passes.
+type counted struct {
+	r      io.Reader
+	report func(int64)
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.report(int64(n))
+	return n, err
+}

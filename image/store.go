@@ -1,0 +1,418 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/layerctl/layerctl/image/content"
+	"github.com/layerctl/layerctl/image/layer"
+	"github.com/layerctl/layerctl/image/record"
+	"github.com/layerctl/layerctl/image/reference"
+	"github.com/layerctl/layerctl/image/registry"
+	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/rowdb"
+)
+
+// What callers decide on; test with errors.Is.
+var (
+	ErrNotFound     = errors.New("no such image")
+	ErrInvalid      = errors.New("invalid")
+	ErrInUse        = errors.New("image in use")
+	ErrAmbiguous    = errors.New("several images match")
+	ErrUnauthorized = registry.ErrUnauthorized
+	ErrUnavailable  = registry.ErrUnavailable
+	ErrCorrupt      = errors.New("verification failed")
+)
+
+// Store is the images of one layerctl store.
+type Store struct {
+	root    string // --root
+	dir     string
+	snaps   *snapshot.Store
+	content *content.Store
+	db      *rowdb.DB
+}
+
+// Open opens the images of the store at root, whose snapshots are snaps. No database is opened yet.
+func Open(root string, snaps *snapshot.Store) (*Store, error) {
+	dir := filepath.Join(root, "images")
+	c, err := content.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open images: %w", err)
+	}
+	return &Store{root: root, dir: dir, snaps: snaps, content: c,
+		db: rowdb.New(filepath.Join(dir, "meta.db"), string(bucketImages), string(bucketNames), string(bucketUses))}, nil
+}
+
+var (
+	bucketImages = []byte("images")
+	bucketNames  = []byte("names")
+	bucketUses   = []byte("uses")
+)
+
+// Layer is one layer of an image, lowest first.
+type Layer struct {
+	DiffID    string
+	Digest    string // of the blob; "" for a layer that was made here
+	MediaType string
+	BlobSize  int64
+	Size      int64 // bytes of files
+	Chain     string
+}
+
+// Image is an image in the store, under one of its names.
+type Image struct {
+	record.Record
+	Names    []string // all of them
+	Platform string   // OS/ARCH[/VARIANT]
+	Created  time.Time
+	Size     int64 // bytes of files in all layers
+	Layers   []Layer
+	Config   []byte // as it came
+}
+
+// imageRow is an image in the database.
+type imageRow struct {
+	Chain    string
+	Platform string
+	OS, Arch string
+	Created  time.Time
+	Size     int64
+	Layers   []Layer
+	Blobs    []string // manifests and config
+	Settings record.Settings
+}
+
+// nameRow is a name in the database.
+type nameRow struct {
+	ID       string
+	Digest   string `json:",omitempty"` // of the image's own manifest
+	Resolved string `json:",omitempty"` // of what the registry answered: the same, or the index's
+	Media    string `json:",omitempty"`
+	Size     int64  `json:",omitempty"`
+}
+
+func getJSON(tx *bbolt.Tx, bucket []byte, key string, v any) (bool, error) {
+	b := tx.Bucket(bucket).Get([]byte(key))
+	if b == nil {
+		return false, nil
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return false, fmt.Errorf("read the row %s of %s: %w", key, bucket, err)
+	}
+	return true, nil
+}
+
+func putJSON(tx *bbolt.Tx, bucket []byte, key string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucket).Put([]byte(key), b)
+}
+
+func useKey(what, id string) []byte { return []byte(what + "\x00" + id) }
+
+// used says whether any image needs a blob or chain.
+func used(tx *bbolt.Tx, what string) bool {
+	prefix := useKey(what, "")
+	k, _ := tx.Bucket(bucketUses).Cursor().Seek(prefix)
+	return bytes.HasPrefix(k, prefix)
+}
+
+// uses lists what an image needs.
+func (r *imageRow) uses() []string {
+	list := append([]string{"chain:" + r.Chain}, r.Blobs...)
+	for _, l := range r.Layers {
+		if l.Digest != "" {
+			list = append(list, l.Digest)
+		}
+	}
+	return list
+}
+
+// name gives an image a name, in one transaction, and then writes what follows from the rows: the record that run reads, and the
+// layout's index.
+func (s *Store) name(name string, n nameRow, row *imageRow) error {
+	rec := record.Record{Name: name, ID: n.ID, Digest: n.Digest}
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		if row == nil {
+			row = &imageRow{}
+			if ok, err := getJSON(tx, bucketImages, n.ID, row); err != nil || !ok {
+				return errors.Join(err, fmt.Errorf("%s: %w", n.ID, ErrNotFound))
+			}
+		} else {
+			var before imageRow
+			if ok, err := getJSON(tx, bucketImages, n.ID, &before); err != nil {
+				return err
+			} else if ok {
+				// The same image under other blobs (another registry, another compression): both stay needed.
+				row.Blobs = union(row.Blobs, before.Blobs)
+			}
+			if err := putJSON(tx, bucketImages, n.ID, row); err != nil {
+				return err
+			}
+		}
+		for _, what := range row.uses() {
+			if err := tx.Bucket(bucketUses).Put(useKey(what, n.ID), nil); err != nil {
+				return err
+			}
+		}
+		return putJSON(tx, bucketNames, name, n)
+	})
+	if err != nil {
+		return err
+	}
+	rec.Chain, rec.OS, rec.Arch, rec.Settings = row.Chain, row.OS, row.Arch, row.Settings
+	if err := record.Write(s.dir, &rec); err != nil {
+		return err
+	}
+	return s.writeLayout()
+}
+
+func union(a, b []string) []string {
+	for _, x := range b {
+		if !contains(a, x) {
+			a = append(a, x)
+		}
+	}
+	return a
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// writeLayout writes index.json: the names whose blobs are all here, for readers of OCI layouts.
+func (s *Store) writeLayout() error {
+	type descriptor struct {
+		MediaType   string            `json:"mediaType"`
+		Digest      string            `json:"digest"`
+		Size        int64             `json:"size"`
+		Annotations map[string]string `json:"annotations,omitempty"`
+	}
+	index := struct {
+		SchemaVersion int          `json:"schemaVersion"`
+		MediaType     string       `json:"mediaType"`
+		Manifests     []descriptor `json:"manifests"`
+	}{2, "application/vnd.oci.image.index.v1+json", []descriptor{}}
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketNames).ForEach(func(k, v []byte) error {
+			var n nameRow
+			if err := json.Unmarshal(v, &n); err != nil {
+				return fmt.Errorf("read the row of %s: %w", k, err)
+			}
+			if n.Digest != "" {
+				index.Manifests = append(index.Manifests, descriptor{n.Media, n.Digest, n.Size,
+					map[string]string{"org.opencontainers.image.ref.name": string(k)}})
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(index)
+	if err == nil {
+		err = snapshot.WriteFile(filepath.Join(s.dir, "index.json"), b, false)
+	}
+	if err != nil {
+		return fmt.Errorf("write the layout's index: %w", err)
+	}
+	return nil
+}
+
+// load reads an image under one of its names ("" for none).
+func (s *Store) load(tx *bbolt.Tx, id, name string) (Image, error) {
+	var row imageRow
+	if ok, err := getJSON(tx, bucketImages, id, &row); err != nil || !ok {
+		return Image{}, errors.Join(err, fmt.Errorf("%s: %w", id, ErrNotFound))
+	}
+	img := Image{Platform: row.Platform, Created: row.Created, Size: row.Size, Layers: row.Layers}
+	img.Record = record.Record{Name: name, ID: id, Chain: row.Chain, OS: row.OS, Arch: row.Arch, Settings: row.Settings}
+	if name != "" {
+		var n nameRow
+		if _, err := getJSON(tx, bucketNames, name, &n); err != nil {
+			return Image{}, err
+		}
+		img.Digest = n.Digest
+	}
+	return img, nil
+}
+
+// List returns the images, one entry a name, by name; an image without a name comes last, with an empty one.
+func (s *Store) List(context.Context) ([]Image, error) {
+	var list []Image
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		named := map[string]bool{}
+		err := tx.Bucket(bucketNames).ForEach(func(k, v []byte) error {
+			var n nameRow
+			if err := json.Unmarshal(v, &n); err != nil {
+				return fmt.Errorf("read the row of %s: %w", k, err)
+			}
+			img, err := s.load(tx, n.ID, string(k))
+			named[n.ID] = true
+			list = append(list, img)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return tx.Bucket(bucketImages).ForEach(func(k, _ []byte) error {
+			if named[string(k)] {
+				return nil
+			}
+			img, err := s.load(tx, string(k), "")
+			list = append(list, img)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	return list, nil
+}
+
+// Resolve finds the image that ref means: a name that is here, an image ID or a unique prefix of 4 or more digits of one, or a name
+// with the digest of its manifest.
+func (s *Store) Resolve(_ context.Context, ref string) (Image, error) {
+	var img Image
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		id, name, err := s.find(tx, ref)
+		if err != nil {
+			return err
+		}
+		if img, err = s.load(tx, id, name); err != nil {
+			return err
+		}
+		img.Names, err = namesOf(tx, id)
+		return err
+	})
+	if err == nil && img.ID == "" {
+		err = notFound(ref)
+	}
+	if err != nil {
+		return Image{}, err
+	}
+	if img.Config, err = s.content.Read(img.ID); err != nil {
+		return Image{}, fmt.Errorf("read the config of %s: %w", ref, err)
+	}
+	return img, nil
+}
+
+func notFound(ref string) error { return fmt.Errorf("%s: %w", ref, ErrNotFound) }
+
+func (s *Store) find(tx *bbolt.Tx, ref string) (id, name string, err error) {
+	candidates := reference.Candidates(ref)
+	for _, c := range candidates {
+		r, _ := reference.Parse(c)
+		var n nameRow
+		if r.Digest == "" {
+			if ok, err := getJSON(tx, bucketNames, c, &n); err != nil || ok {
+				return n.ID, c, err
+			}
+			continue
+		}
+		// By digest: any name of that repository that has it.
+		cur := tx.Bucket(bucketNames).Cursor()
+		for k, v := cur.Seek([]byte(r.Name())); k != nil && strings.HasPrefix(string(k), r.Name()); k, v = cur.Next() {
+			if err := json.Unmarshal(v, &n); err != nil {
+				return "", "", fmt.Errorf("read the row of %s: %w", k, err)
+			}
+			known, _ := reference.Parse(string(k))
+			if known.Name() == r.Name() && (n.Digest == r.Digest || n.Resolved == r.Digest) {
+				return n.ID, string(k), nil
+			}
+		}
+	}
+	hex := strings.TrimPrefix(ref, "sha256:")
+	if len(hex) < 4 || len(hex) > 64 || strings.Trim(hex, "0123456789abcdef") != "" {
+		if len(candidates) == 0 {
+			_, err := reference.Parse(ref)
+			return "", "", err
+		}
+		return "", "", notFound(ref)
+	}
+	prefix := []byte("sha256:" + hex)
+	cur := tx.Bucket(bucketImages).Cursor()
+	for k, _ := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = cur.Next() {
+		if id != "" {
+			return "", "", fmt.Errorf("%s: %w", ref, ErrAmbiguous)
+		}
+		id = string(k)
+	}
+	if id == "" {
+		return "", "", notFound(ref)
+	}
+	names, err := namesOf(tx, id)
+	if len(names) > 0 {
+		name = names[0]
+	}
+	return id, name, err
+}
+
+func namesOf(tx *bbolt.Tx, id string) ([]string, error) {
+	var names []string
+	err := tx.Bucket(bucketNames).ForEach(func(k, v []byte) error {
+		var n nameRow
+		if err := json.Unmarshal(v, &n); err != nil {
+			return fmt.Errorf("read the row of %s: %w", k, err)
+		}
+		if n.ID == id {
+			names = append(names, string(k))
+		}
+		return nil
+	})
+	sort.Strings(names)
+	return names, err
+}
+
+// Tag gives the image src the further name dst; a short one means a name that came from no registry. An image that had it loses it.
+func (s *Store) Tag(ctx context.Context, src, dst string) error {
+	to, err := reference.Local(dst)
+	if err == nil && to.Digest != "" {
+		err = fmt.Errorf("%q: a name that is given has no digest: %w", dst, reference.ErrInvalid)
+	}
+	if err != nil {
+		return fmt.Errorf("tag %s: %w", src, err)
+	}
+	img, err := s.Resolve(ctx, src)
+	if err != nil {
+		return fmt.Errorf("tag: %w", err)
+	}
+	n := nameRow{ID: img.ID}
+	if img.Name != "" {
+		if err := s.db.View(func(tx *bbolt.Tx) error { _, err := getJSON(tx, bucketNames, img.Name, &n); return err }); err != nil {
+			return fmt.Errorf("tag %s: %w", src, err)
+		}
+	}
+	n.Resolved = "" // nobody has asked a registry about the new name
+	if err := s.name(to.String(), n, nil); err != nil {
+		return fmt.Errorf("tag %s as %s: %w", src, dst, err)
+	}
+	return nil
+}
+
+// isCorrupt says of an error on the way of a layer that its bytes were wrong, and not the disk or the network.
+func isCorrupt(err error) bool {
+	for _, kind := range []error{layer.ErrMalformed, layer.ErrLimit, layer.ErrUnsupported, content.ErrCorrupt, registry.ErrCorrupt} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
