@@ -1,0 +1,187 @@
+package executor
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/runtime/plan"
+)
+
+// Why a command could not be run, in the two kinds that exit statuses tell apart: 127 and 126.
+var (
+	ErrNotFound      = errors.New("command not found")
+	ErrNotExecutable = errors.New("command cannot be run")
+)
+
+// StepError says which step of a plan failed.
+type StepError struct {
+	Index, Total int
+	Name         string
+	Exec         bool // it was the command itself
+	Err          error
+}
+
+func (e *StepError) Error() string {
+	if e.Exec {
+		return fmt.Sprintf("%s: %v", e.Name, e.Err)
+	}
+	return fmt.Sprintf("%s: %v (step %d of %d)", e.Name, e.Err, e.Index, e.Total)
+}
+
+// Unwrap gives the errno, and for a failed command ErrNotFound or ErrNotExecutable.
+func (e *StepError) Unwrap() []error {
+	switch {
+	case !e.Exec:
+		return []error{e.Err}
+	case e.Err == unix.ENOENT || e.Err == unix.ENOTDIR:
+		return []error{e.Err, ErrNotFound}
+	}
+	return []error{e.Err, ErrNotExecutable}
+}
+
+// Program is a plan ready to be walked, with what its errors are called.
+type Program struct {
+	encoded  []byte
+	flags    uint64
+	cgroupFD int
+	names    []string
+}
+
+// Load encodes a plan.
+func Load(p *plan.Plan) (*Program, error) {
+	b, err := p.Encode()
+	if err != nil {
+		return nil, err
+	}
+	g := &Program{encoded: b, flags: p.Flags, cgroupFD: p.CgroupFD, names: make([]string, len(p.Steps))}
+	for i, s := range p.Steps {
+		g.names[i] = s.Name
+	}
+	return g, nil
+}
+
+// Process is a started process. PidFD names it for as long as it is held, whatever becomes of the pid.
+type Process struct {
+	Pid   int
+	PidFD *os.File
+}
+
+// Start walks the program in a new process and returns when that has become the command, or failed to. With vfork the calling thread
+// waits for it; the caller vouches that no step blocks and that the pid namespace is new.
+//
+// A plan that sets a parent-death signal ties the process to the calling thread: the caller keeps the thread (runtime.LockOSThread) as
+// long as the process is to live.
+func Start(g *Program, vfork bool) (*Process, error) {
+	// Nobody may look into this process while the child is, for a moment, a copy of it or the same memory.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become undumpable: %w", err)
+	}
+	mem, err := unix.Mmap(-1, 0, len(g.encoded), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("map start plan: %w", err)
+	}
+	defer unix.Munmap(mem)
+	copy(mem, g.encoded)
+	base := uintptr(unsafe.Pointer(&mem[0]))
+	if err := plan.Relocate(mem, base); err != nil {
+		return nil, err
+	}
+	shared, err := unix.Mmap(-1, 0, int(unsafe.Sizeof(status{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("map status: %w", err)
+	}
+	defer unix.Munmap(shared)
+	st := (*status)(unsafe.Pointer(&shared[0]))
+
+	pidFD := int32(-1)
+	args := &cloneArgs{flags: g.flags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND, exitSignal: uint64(unix.SIGCHLD)}
+	var pinner runtime.Pinner
+	pinner.Pin(&pidFD)
+	pinner.Pin(args)
+	defer pinner.Unpin()
+	args.pidFD = uint64(uintptr(unsafe.Pointer(&pidFD)))
+	if g.cgroupFD >= 0 {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(g.cgroupFD)
+	}
+	var begun, beginning *os.File
+	if vfork {
+		args.flags |= unix.CLONE_VM | unix.CLONE_VFORK
+	} else {
+		// The writing end closes when the command begins or the child ends.
+		if begun, beginning, err = os.Pipe(); err != nil {
+			return nil, fmt.Errorf("start: %w", err)
+		}
+		defer begun.Close()
+		defer beginning.Close()
+	}
+	pid, errno := spawn(args, base, st)
+	afterFork()
+	if errno != 0 {
+		return nil, fmt.Errorf("make a process in new namespaces: %w", unix.Errno(errno))
+	}
+	p := &Process{Pid: int(pid), PidFD: os.NewFile(uintptr(pidFD), "pidfd")}
+	if !vfork {
+		beginning.Close()
+		io.Copy(io.Discard, begun)
+	}
+	if st.errno == 0 && int(st.step) == len(g.names) {
+		return p, nil
+	}
+	return nil, g.failure(p, st)
+}
+
+// failure reaps the child and says what stopped it.
+func (g *Program) failure(p *Process, st *status) error {
+	ended, err := p.Wait()
+	e := &StepError{Index: int(st.step), Total: len(g.names), Err: unix.Errno(st.errno)}
+	if st.errno == 0 { // it was ended, between two steps or in one
+		e.Err = fmt.Errorf("ended with status %d", ended.Code)
+		if err != nil {
+			e.Err = err
+		} else if ended.Signal != 0 {
+			e.Err = fmt.Errorf("ended by %v", ended.Signal)
+		}
+	}
+	if e.Index >= 1 && e.Index <= len(g.names) {
+		e.Name = g.names[e.Index-1]
+		e.Exec = e.Index == len(g.names)
+	}
+	return e
+}
+
+// Status is how a process ended.
+type Status struct {
+	Code   int         // its exit status; 128 and the signal's number where a signal ended it
+	Signal unix.Signal // 0 where it ended by itself
+}
+
+// Wait waits for the process's end and reaps it.
+func (p *Process) Wait() (Status, error) {
+	defer p.PidFD.Close()
+	var ws unix.WaitStatus
+	for {
+		_, err := unix.Wait4(p.Pid, &ws, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return Status{}, fmt.Errorf("wait for process %d: %w", p.Pid, err)
+		}
+		if ws.Signaled() {
+			return Status{Code: 128 + int(ws.Signal()), Signal: ws.Signal()}, nil
+		}
+		return Status{Code: ws.ExitStatus()}, nil
+	}
+}
+
+// Signal sends a signal to the process, and to no other that has its pid later.
+func (p *Process) Signal(sig unix.Signal) error {
+	return unix.PidfdSendSignal(int(p.PidFD.Fd()), sig, nil, 0)
+}

@@ -1,0 +1,195 @@
+package executor
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/runtime/plan"
+)
+
+// root makes a detached mount of a small root with busybox in it.
+func root(t testing.TB) *os.File {
+	t.Helper()
+	dir := t.TempDir()
+	out, err := exec.Command("sh", "-ec", "cd "+dir+"; mkdir bin proc sys dev etc; cp /bin/busybox bin/; for a in sh ls cat id hostname mount stat ip true false sleep touch; do ln -s busybox bin/$a; done; echo x > bin/text; mkdir bin/dir; printf '#!/no/such\n' > bin/lost; chmod 755 bin/lost bin/text").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s (package busybox-static)", err, out)
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), dir)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func spec(args ...string) *specs.Spec {
+	return &specs.Spec{
+		Hostname: "inside",
+		Process:  &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/sbin:/bin"}},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Options: []string{"nosuid", "mode=755", "size=65536k"}},
+			{Destination: "/dev/pts", Type: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/sys", Type: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		},
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace},
+				{Type: specs.IPCNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.CgroupNamespace}},
+			MaskedPaths:   []string{"/proc/kcore", "/proc/keys", "/proc/acpi", "/sys/firmware"},
+			ReadonlyPaths: []string{"/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+}
+
+// run starts a spec's process and returns what it printed.
+func run(t testing.TB, s *specs.Spec, vfork bool) (string, Status, error) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	c, err := plan.Compile(plan.Inputs{Spec: s, Root: root(t), CgroupFD: -1, Stdio: [3]int{int(null.Fd()), int(w.Fd()), int(w.Fd())}})
+	if err != nil {
+		w.Close()
+		return "", Status{}, err
+	}
+	defer c.Close()
+	g, err := Load(c.Plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Start(g, vfork)
+	w.Close()
+	if err != nil {
+		return "", Status{}, err
+	}
+	out, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := p.Wait()
+	return string(out), st, err
+}
+
+func TestStart(t *testing.T) {
+	for _, vfork := range []bool{true, false} {
+		out, st, err := run(t, spec("sh", "-c", `
+echo pid $$; hostname; cat /proc/self/comm; ls /proc/self/fd | wc -w; ls /dev; ip link show lo | head -1; id
+touch /proc/sys/kernel/x 2>/dev/null || echo protected; cat /proc/keys | wc -c; cat /proc/1/cgroup | head -1; ls /sys/firmware | wc -l
+grep -c . /proc/self/mounts; cat /proc/self/stat | cut -d' ' -f6; exit 7`), vfork)
+		if err != nil {
+			t.Fatalf("vfork=%v: %v", vfork, err)
+		}
+		if st.Code != 7 {
+			t.Errorf("status %+v", st)
+		}
+		for _, want := range []string{"pid 1\n", "inside\n", "mqueue", "protected", "\n0\n", "LOOPBACK,UP", "uid=0"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("vfork=%v: no %q in\n%s", vfork, want, out)
+			}
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for _, row := range []struct {
+		command, text string
+		is            error
+	}{
+		{"nothing-of-that-name", "no such file", ErrNotFound},
+		{"/bin/nothing", "no such file", ErrNotFound},
+		{"/bin/lost", "no such file", ErrNotFound},
+		{"/bin/dir", "permission denied", ErrNotExecutable},
+		{"/bin/text", "exec format error", ErrNotExecutable},
+	} {
+		for _, vfork := range []bool{true, false} {
+			_, _, err := run(t, spec(row.command), vfork)
+			if !errors.Is(err, row.is) || !strings.Contains(err.Error(), row.text) {
+				t.Errorf("%s: %v, want %v about %q", row.command, err, row.is, row.text)
+			}
+		}
+	}
+	s := spec("true")
+	s.Process.Cwd = "/nowhere"
+	var step *StepError
+	if _, _, err := run(t, s, true); !errors.As(err, &step) || step.Exec || !strings.Contains(err.Error(), "enter working directory /nowhere: no such file or directory (step ") {
+		t.Errorf("a missing working directory: %v", err)
+	}
+}
+
+// The walkers must not mind a runtime that is busy: other goroutines, and the garbage collector.
+func TestWhileBusy(t *testing.T) {
+	stop := make(chan bool)
+	defer close(stop)
+	for range 4 {
+		go func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = make([]byte, 1<<16)
+					runtime.Gosched()
+				}
+			}
+		}()
+	}
+	for i := range 40 {
+		if out, st, err := run(t, spec("sh", "-c", "echo ok; exit 3"), i%2 == 0); err != nil || st.Code != 3 || out != "ok\n" {
+			t.Fatalf("%d: %q %+v %v", i, out, st, err)
+		}
+	}
+}
+
+func BenchmarkStart(b *testing.B) {
+	for name, vfork := range map[string]bool{"vfork": true, "fork": false} {
+		b.Run(name, func(b *testing.B) {
+			dir := root(b)
+			null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer null.Close()
+			for b.Loop() {
+				fd, err := unix.OpenTree(int(dir.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+				if err != nil {
+					b.Fatal(err)
+				}
+				f := os.NewFile(uintptr(fd), "root")
+				c, err := plan.Compile(plan.Inputs{Spec: spec("true"), Root: f, CgroupFD: -1, Stdio: [3]int{int(null.Fd()), int(null.Fd()), int(null.Fd())}})
+				if err != nil {
+					b.Fatal(err)
+				}
+				g, err := Load(c.Plan)
+				if err != nil {
+					b.Fatal(err)
+				}
+				p, err := Start(g, vfork)
+				if err != nil {
+					b.Fatal(err)
+				}
+				p.Wait()
+				c.Close()
+				f.Close()
+			}
+		})
+	}
+}

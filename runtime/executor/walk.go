@@ -1,0 +1,136 @@
+package executor
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/runtime/plan"
+)
+
+// What package syscall uses around its own fork; the runtime keeps them for others, too (go.dev/issue/67401).
+//
+//go:linkname beforeFork syscall.runtime_BeforeFork
+func beforeFork()
+
+//go:linkname afterFork syscall.runtime_AfterFork
+func afterFork()
+
+//go:noescape
+func rawClone3(args, size uintptr) (pid, errno uintptr)
+
+// cloneArgs is struct clone_args of linux/sched.h.
+type cloneArgs struct {
+	flags, pidFD, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+}
+
+// status is what the child tells the parent, in a shared page: the step that it is at, and the error that stopped it.
+type status struct {
+	step, errno uint64
+	results     [maxSteps]uint64 // of the steps done; failed ones hold failed
+}
+
+const (
+	maxSteps   = 480
+	failed     = ^uint64(0)
+	exitFailed = 125
+)
+
+// spawn makes the child. In it, it never returns; in the parent it returns at once, and the caller does the rest: this frame may be the
+// child's, too.
+//
+//go:noinline
+//go:norace
+//go:nocheckptr
+func spawn(args *cloneArgs, program uintptr, st *status) (pid, errno uintptr) {
+	beforeFork()
+	pid, errno = rawClone3(uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args))
+	if errno != 0 || pid != 0 {
+		return pid, errno
+	}
+	walk(program, st)
+	return 0, 0
+}
+
+// word reads the n-th word at an address.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func word(at uintptr, n uintptr) uintptr {
+	at += 8 * n
+	return **(**uintptr)(unsafe.Pointer(&at)) // memory that the garbage collector does not know
+}
+
+// walk does the steps of a relocated plan and ends in the command, or in exit. Nothing in it may allocate, grow the stack or call what
+// is not nosplit: there is no Go runtime in this process.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func walk(program uintptr, st *status) {
+	n := word(program, 3)
+	for i := uintptr(0); i < n; i++ {
+		rec := program + 8*(plan.HeadWords+plan.StepWords*i)
+		st.step = uint64(i + 1)
+		if needs := word(rec, 2); needs != 0 && st.results[needs-1] == failed {
+			st.results[i] = failed
+			continue
+		}
+		var a [6]uintptr
+		for j := uintptr(0); j < 6; j++ {
+			a[j] = word(rec, 9+j)
+			if word(rec, 3+j) == 3 { // the result of an earlier step
+				a[j] = uintptr(st.results[a[j]-1])
+			}
+		}
+		var r uintptr
+		var e syscall.Errno
+		switch word(rec, 0) {
+		case uintptr(plan.OpCall):
+			r, _, e = syscall.RawSyscall6(word(rec, 1), a[0], a[1], a[2], a[3], a[4], a[5])
+		case uintptr(plan.OpCheckFS):
+			var buf [15]uint64 // struct statfs; the type comes first
+			_, _, e = syscall.RawSyscall(unix.SYS_STATFS, a[0], uintptr(unsafe.Pointer(&buf)), 0)
+			if e == 0 && uintptr(buf[0]) != a[1] {
+				e = syscall.ENOTSUP
+			}
+		default:
+			e = execAny(a[0], a[1], a[2])
+		}
+		if e == 0 {
+			st.results[i] = uint64(r)
+			continue
+		}
+		st.results[i] = failed
+		if uintptr(e) == word(rec, 15) || uintptr(e) == word(rec, 16) || uintptr(e) == word(rec, 17) {
+			continue
+		}
+		st.errno = uint64(e)
+		break
+	}
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, exitFailed, 0, 0)
+	}
+}
+
+// execAny tries each path as execvp does: one that may not be run is remembered, for it says more than that others are not there.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func execAny(paths, argv, envv uintptr) syscall.Errno {
+	last := syscall.ENOENT
+	for i := uintptr(0); word(paths, i) != 0; i++ {
+		_, _, e := syscall.RawSyscall(unix.SYS_EXECVE, word(paths, i), argv, envv)
+		switch e {
+		case syscall.ENOENT, syscall.ENOTDIR:
+		case syscall.EACCES:
+			last = e
+		default:
+			return e
+		}
+	}
+	return last
+}

@@ -1,0 +1,352 @@
+package plan
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/capability"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// ErrUnsupported is what a spec is refused with that asks for something this compiler does not do.
+var ErrUnsupported = errors.New("not supported")
+
+// Inputs are what a plan is compiled of.
+type Inputs struct {
+	Spec      *specs.Spec
+	Root      *os.File // a detached mount, which becomes /
+	RootSteps []string // how it was made, in the words of mount(8)
+	Cgroups   []string // v1 directories to join, before the cgroup namespace is made
+	CgroupFD  int      // a v2 directory to be started in; -1 for none
+	Stdio     [3]int   // descriptors; -1 for the console's
+	PDeathSig unix.Signal
+}
+
+// Compiled is a plan with what it refers to, which must stay open until it has been walked.
+type Compiled struct {
+	Plan      *Plan
+	Console   *os.File // the container's terminal, from outside; nil without one
+	rootSteps []string
+	cgroups   []string
+	files     []*os.File
+}
+
+// Files are the descriptors that the plan names.
+func (c *Compiled) Files() []*os.File { return c.files }
+
+// Close closes what the plan refers to, but not the console, which belongs to whoever talks to the container.
+func (c *Compiled) Close() {
+	for _, f := range c.files {
+		f.Close()
+	}
+	c.files = nil
+}
+
+type compiler struct {
+	*Compiled
+	in   Inputs
+	spec *specs.Spec
+	dev  *os.File // the detached /dev, where there is one
+	pty  bool
+}
+
+// Compile prepares what can be prepared in this process and returns the plan for the rest.
+func Compile(in Inputs) (_ *Compiled, err error) {
+	c := &compiler{in: in, spec: in.Spec, Compiled: &Compiled{Plan: &Plan{CgroupFD: in.CgroupFD}, rootSteps: in.RootSteps, cgroups: in.Cgroups}}
+	defer func() {
+		if err != nil {
+			c.Close()
+			if c.Console != nil {
+				c.Console.Close()
+			}
+		}
+	}()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if err := c.namespaces(); err != nil {
+		return nil, err
+	}
+	mounts, err := c.prepareMounts()
+	if err != nil {
+		return nil, err
+	}
+	c.beginning()
+	c.enterRoot(mounts)
+	c.maskPaths()
+	c.identity()
+	return c.Compiled, nil
+}
+
+// check refuses by name what a spec may say and this compiler would otherwise pass over.
+func (c *compiler) check() error {
+	s := c.spec
+	refuse := func(what string) error { return fmt.Errorf("%s: %w", what, ErrUnsupported) }
+	switch {
+	case s.Process == nil || len(s.Process.Args) == 0 || s.Linux == nil:
+		return fmt.Errorf("the spec has no process, no arguments or no linux section: %w", ErrUnsupported)
+	case s.Hooks != nil:
+		return refuse("hooks")
+	case s.Linux.Seccomp != nil:
+		return refuse("linux.seccomp")
+	case len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0:
+		return refuse("linux.uidMappings")
+	case len(s.Linux.Devices) > 0:
+		return refuse("linux.devices")
+	case len(s.Linux.Sysctl) > 0:
+		return refuse("linux.sysctl")
+	case s.Linux.Personality != nil:
+		return refuse("linux.personality")
+	case s.Process.ApparmorProfile != "" || s.Process.SelinuxLabel != "" || s.Linux.MountLabel != "":
+		return refuse("AppArmor and SELinux labels")
+	case s.Process.OOMScoreAdj != nil:
+		return refuse("process.oomScoreAdj")
+	case s.Root != nil && s.Root.Readonly:
+		return refuse("root.readonly")
+	}
+	return nil
+}
+
+var namespaceFlags = [...]struct {
+	kind specs.LinuxNamespaceType
+	flag uint64
+	word string
+}{
+	{specs.PIDNamespace, unix.CLONE_NEWPID, "--pid --fork"},
+	{specs.MountNamespace, unix.CLONE_NEWNS, "--mount"},
+	{specs.UTSNamespace, unix.CLONE_NEWUTS, "--uts"},
+	{specs.IPCNamespace, unix.CLONE_NEWIPC, "--ipc"},
+	{specs.NetworkNamespace, unix.CLONE_NEWNET, "--net"},
+	{specs.CgroupNamespace, unix.CLONE_NEWCGROUP, "--cgroup"},
+}
+
+// has says whether the container gets its own namespace of a kind.
+func (c *compiler) has(kind specs.LinuxNamespaceType) bool {
+	for _, n := range c.spec.Linux.Namespaces {
+		if n.Type == kind {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *compiler) namespaces() error {
+	for _, n := range c.spec.Linux.Namespaces {
+		known := false
+		for _, f := range namespaceFlags {
+			if f.kind != n.Type {
+				continue
+			}
+			known = true
+			// The cgroup namespace is made by the child once it has joined its cgroups: they become the namespace's root.
+			if n.Type != specs.CgroupNamespace {
+				c.Plan.Flags |= f.flag
+			}
+		}
+		if !known || n.Path != "" {
+			return fmt.Errorf("a %s namespace %s: %w", n.Type, n.Path, ErrUnsupported)
+		}
+	}
+	if c.Plan.Flags&unix.CLONE_NEWNS == 0 {
+		return fmt.Errorf("a container in the host's mount namespace: %w", ErrUnsupported)
+	}
+	return nil
+}
+
+func (c *compiler) call(name, shell string, nr uintptr, args ...Arg) int {
+	return c.Plan.add(Step{Name: name, Shell: shell, Call: nr, Args: args})
+}
+
+func (c *compiler) may(ok unix.Errno, name, shell string, nr uintptr, args ...Arg) int {
+	return c.Plan.add(Step{Name: name, Shell: shell, Call: nr, Args: args, OK: []unix.Errno{ok}})
+}
+
+const nowhere = "" // a step that a learner need not see
+
+// beginning makes the process nobody's: no descriptor, signal mask or terminal of the caller's, then its cgroups and their namespace.
+func (c *compiler) beginning() {
+	// From 3 on everything closes when the command begins; the plan itself still uses some of them.
+	c.call("mark the caller's descriptors to be closed", "# close_range: nothing but stdin, stdout and stderr stays open in the command",
+		unix.SYS_CLOSE_RANGE, Int(3), Int(uint64(^uint32(0))), Int(unix.CLOSE_RANGE_CLOEXEC))
+	c.call("empty the signal mask", nowhere, unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), Data(make([]byte, 8)), Int(0), Int(8))
+	c.call("begin a session", "setsid  # no process of the container can type into the caller's terminal", unix.SYS_SETSID)
+	for i, fd := range c.in.Stdio {
+		if fd == i {
+			c.call(fmt.Sprintf("keep descriptor %d", i), nowhere, unix.SYS_FCNTL, Int(fd), Int(unix.F_SETFD), Int(0))
+		} else {
+			c.call(fmt.Sprintf("set descriptor %d", i), nowhere, unix.SYS_DUP3, Int(fd), Int(i), Int(0))
+		}
+	}
+	if c.pty {
+		c.call("take the terminal", "# ioctl TIOCSCTTY: the container's own terminal controls its session", unix.SYS_IOCTL, Int(0), Int(unix.TIOCSCTTY), Int(0))
+	}
+	for _, dir := range c.in.Cgroups {
+		file := path.Join(dir, "tasks")
+		// "0" is whoever writes; writing a pid to cgroup.procs instead waits for an RCU grace period.
+		fd := c.call("open "+file, nowhere, unix.SYS_OPENAT, Int(unix.AT_FDCWD), Str(file), Int(unix.O_WRONLY|unix.O_CLOEXEC))
+		c.call("join cgroup "+dir, "echo 0 > "+file, unix.SYS_WRITE, Result(fd), Data([]byte("0")), Int(1))
+	}
+	if c.has(specs.CgroupNamespace) {
+		c.call("make a cgroup namespace", "# unshare --cgroup: the cgroups joined are now the root of what the container sees",
+			unix.SYS_UNSHARE, Int(unix.CLONE_NEWCGROUP))
+	}
+}
+
+// identity makes the process what the command is run as, and becomes it.
+func (c *compiler) identity() {
+	p := c.spec.Process
+	if name := c.spec.Hostname; name != "" && c.has(specs.UTSNamespace) {
+		c.call("set host name", "hostname "+quote(name), unix.SYS_SETHOSTNAME, Data([]byte(name)), Int(len(name)))
+	}
+	if c.has(specs.NetworkNamespace) {
+		fd := c.call("open a socket for the loopback interface", nowhere, unix.SYS_SOCKET, Int(unix.AF_INET), Int(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), Int(0))
+		ifreq := make([]byte, 40) // struct ifreq: the interface's name, then its flags
+		copy(ifreq, "lo")
+		binary.LittleEndian.PutUint16(ifreq[16:], unix.IFF_UP)
+		c.call("bring up the loopback interface", "ip link set lo up", unix.SYS_IOCTL, Result(fd), Int(unix.SIOCSIFFLAGS), Data(ifreq))
+	}
+	for _, r := range p.Rlimits {
+		c.rlimit(r)
+	}
+	umask := uint32(0o022)
+	if p.User.Umask != nil {
+		umask = *p.User.Umask
+	}
+	c.call("set umask", fmt.Sprintf("umask %04o", umask), unix.SYS_UMASK, Int(umask))
+	c.call("enter working directory "+p.Cwd, "cd "+quote(p.Cwd), unix.SYS_CHDIR, Str(p.Cwd))
+	c.bounding()
+	groups := make([]byte, 0, 4*len(p.User.AdditionalGids)+4)
+	for _, g := range p.User.AdditionalGids {
+		groups = binary.LittleEndian.AppendUint32(groups, g)
+	}
+	n := len(groups) / 4
+	c.call("set supplementary groups", nowhere, unix.SYS_SETGROUPS, Int(n), Data(append(groups, 0)))
+	c.call("set group", nowhere, unix.SYS_SETRESGID, Int(p.User.GID), Int(p.User.GID), Int(p.User.GID))
+	c.call("set user", fmt.Sprintf("# setpriv --reuid %d --regid %d --groups %v", p.User.UID, p.User.GID, p.User.AdditionalGids),
+		unix.SYS_SETRESUID, Int(p.User.UID), Int(p.User.UID), Int(p.User.UID))
+	if p.User.UID == 0 {
+		c.capset()
+	}
+	if c.in.PDeathSig != 0 {
+		c.call("die with the caller", nowhere, unix.SYS_PRCTL, Int(unix.PR_SET_PDEATHSIG), Int(int(c.in.PDeathSig)))
+	}
+	if p.NoNewPrivileges {
+		c.call("give up new privileges", "# setpriv --no-new-privs", unix.SYS_PRCTL, Int(unix.PR_SET_NO_NEW_PRIVS), Int(1), Int(0), Int(0), Int(0))
+	}
+	c.Plan.add(Step{Name: "run " + p.Args[0], Shell: "exec " + quoteAll(p.Args), Op: OpExecAny,
+		Args: []Arg{List(candidates(p.Args[0], p.Env)), List(p.Args), List(p.Env)}})
+}
+
+// candidates are the paths that a command's name may mean, as execvp finds them in PATH.
+func candidates(name string, env []string) []string {
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	search := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			search = v
+		}
+	}
+	var list []string
+	for _, dir := range strings.Split(search, ":") {
+		if dir == "" {
+			dir = "."
+		}
+		list = append(list, dir+"/"+name)
+	}
+	return list
+}
+
+func (c *compiler) rlimit(r specs.POSIXRlimit) {
+	n, ok := rlimitNumber(r.Type)
+	if !ok {
+		return
+	}
+	b := binary.LittleEndian.AppendUint64(nil, r.Soft)
+	b = binary.LittleEndian.AppendUint64(b, r.Hard)
+	c.call("set "+r.Type, fmt.Sprintf("# prlimit: %s=%d:%d", r.Type, r.Soft, r.Hard), unix.SYS_PRLIMIT64, Int(0), Int(n), Data(b), Int(0))
+}
+
+func rlimitNumber(name string) (int, bool) {
+	for i, n := range []string{"CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"} {
+		if name == "RLIMIT_"+n {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// capabilityMask turns names into bits. Names that the kernel does not have are passed over, as Docker does.
+func capabilityMask(names []string) uint64 {
+	var mask uint64
+	for _, name := range names {
+		for _, c := range capability.ListKnown() {
+			if "CAP_"+strings.ToUpper(c.String()) == name {
+				mask |= 1 << uint(c)
+			}
+		}
+	}
+	return mask
+}
+
+// bounding drops from the bounding set what the spec does not list: nothing that is executed later can have it.
+func (c *compiler) bounding() {
+	caps := c.spec.Process.Capabilities
+	if caps == nil {
+		return
+	}
+	keep := capabilityMask(caps.Bounding)
+	shell := "# setpriv --bounding-set: " + strings.ToLower(strings.ReplaceAll(strings.Join(caps.Bounding, ","), "CAP_", "+"))
+	for n := range lastCapability() + 1 {
+		if keep&(1<<uint(n)) == 0 {
+			c.call(fmt.Sprintf("drop capability %d from the bounding set", n), shell, unix.SYS_PRCTL, Int(unix.PR_CAPBSET_DROP), Int(n), Int(0), Int(0), Int(0))
+			shell = nowhere
+		}
+	}
+}
+
+func lastCapability() int {
+	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	n, aerr := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || aerr != nil || n > 63 {
+		return 40 // CAP_CHECKPOINT_RESTORE, 5.9
+	}
+	return n
+}
+
+// capset sets root's capabilities. The kernel refuses what the process itself does not have.
+func (c *compiler) capset() {
+	caps := c.spec.Process.Capabilities
+	if caps == nil {
+		return
+	}
+	eff, perm, inh := capabilityMask(caps.Effective), capabilityMask(caps.Permitted), capabilityMask(caps.Inheritable)
+	if have, ok := ownCapabilities(); ok {
+		eff, perm, inh = eff&have, perm&have, inh&have
+	}
+	var data []byte
+	for shift := 0; shift < 64; shift += 32 {
+		for _, set := range []uint64{eff, perm, inh} {
+			data = binary.LittleEndian.AppendUint32(data, uint32(set>>shift))
+		}
+	}
+	head := binary.LittleEndian.AppendUint32(nil, unix.LINUX_CAPABILITY_VERSION_3)
+	c.call("set capabilities", fmt.Sprintf("# capset: effective and permitted %#x", eff), unix.SYS_CAPSET, Data(append(head, 0, 0, 0, 0)), Data(data))
+}
+
+// ownCapabilities reads this process's permitted set.
+func ownCapabilities() (uint64, bool) {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return 0, false
+	}
+	return uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32, true
+}

@@ -1,0 +1,36 @@
+package plan
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+)
+
+// Explain prints the plan in the words of mount(8), unshare(1) and cgroup files, from the very steps that would be walked: a text to
+// follow, and in part to paste. ROOT stands for where the merged root is mounted.
+func (c *Compiled) Explain(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	fmt.Fprintln(b, "# 1. Before there is a process: the merged root, mounted but attached nowhere yet.")
+	for _, s := range c.rootSteps {
+		fmt.Fprintln(b, s)
+	}
+	if len(c.cgroups) > 0 {
+		fmt.Fprintln(b, "\n# 2. The container's cgroups.")
+		for _, dir := range c.cgroups {
+			fmt.Fprintln(b, "mkdir -p", quote(dir))
+		}
+	}
+	fmt.Fprint(b, "\n# 3. A new process in new namespaces.\nunshare")
+	for _, f := range namespaceFlags {
+		if c.Plan.Flags&f.flag != 0 {
+			fmt.Fprint(b, " "+f.word)
+		}
+	}
+	fmt.Fprintf(b, " bash\n\n# 4. In it, %d system calls; these are the ones that matter.\n", len(c.Plan.Steps))
+	for _, s := range c.Plan.Steps {
+		if s.Shell != nowhere {
+			fmt.Fprintln(b, s.Shell)
+		}
+	}
+	return b.Flush()
+}
