@@ -8,6 +8,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/moby/sys/capability"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -175,6 +176,10 @@ func (c *compiler) beginning() {
 	c.call("mark the caller's descriptors to be closed", "# close_range: nothing but stdin, stdout and stderr stays open in the command",
 		unix.SYS_CLOSE_RANGE, Int(3), Int(uint64(^uint32(0))), Int(unix.CLOSE_RANGE_CLOEXEC))
 	c.call("empty the signal mask", nowhere, unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), Data(make([]byte, 8)), Int(0), Int(8))
+	for _, sig := range ignoredSignals() {
+		// Handlers go with the clone; what the caller ignores, as under nohup, would stay ignored.
+		c.call(fmt.Sprintf("stop ignoring signal %d", sig), nowhere, unix.SYS_RT_SIGACTION, Int(sig), Data(make([]byte, 32)), Int(0), Int(8))
+	}
 	c.call("begin a session", "setsid  # no process of the container can type into the caller's terminal", unix.SYS_SETSID)
 	for i, fd := range c.in.Stdio {
 		if fd == i {
@@ -196,6 +201,19 @@ func (c *compiler) beginning() {
 		c.call("make a cgroup namespace", "# unshare --cgroup: the cgroups joined are now the root of what the container sees",
 			unix.SYS_UNSHARE, Int(unix.CLONE_NEWCGROUP))
 	}
+}
+
+// ignoredSignals lists the signals that this process ignores.
+func ignoredSignals() []int {
+	var list []int
+	for sig := 1; sig <= 64; sig++ {
+		var action [4]uint64 // struct sigaction of the kernel; the handler comes first
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), 0, uintptr(unsafe.Pointer(&action)), 8, 0, 0)
+		if errno == 0 && action[0] == 1 { // SIG_IGN
+			list = append(list, sig)
+		}
+	}
+	return list
 }
 
 // identity makes the process what the command is run as, and becomes it.

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
+	"github.com/layerctl/layerctl/image"
+	"github.com/layerctl/layerctl/runtime"
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+// app is what every command shares: the global flags and the three streams.
+type app struct {
+	start.Globals
+	progress string
+
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	stopSignals    func()
+}
+
+// usageError is a mistake in how layerctl was called: exit status 2 (125 for run).
+type usageError struct{ error }
+
+func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
+
+// execute runs one command line and returns its exit status.
+func execute(ctx context.Context, stopSignals func(), args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, stopSignals: stopSignals}
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
+	start.Report(stderr, withHint(err, cmd))
+	var exit *runtime.ExitError
+	var usage usageError
+	switch {
+	case errors.As(err, &exit):
+		return exit.Code
+	case cmd != nil && cmd.Name() == "run":
+		return 125
+	case errors.As(err, &usage):
+		return 2
+	}
+	return 1
+}
+
+// exitStatus carries a container's own exit status through cobra.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "layerctl",
+		Short: "Pull, import, run and look into container images, without a daemon",
+		Long: `layerctl pulls images from any OCI or Docker registry, or imports a debootstrap tree or a tarball, as layers;
+stacks them as read-only overlayfs lowers under a private read-write upper; runs commands in the merged root; and
+shows what is inside the layers.`,
+		Example: `  layerctl pull ubuntu
+  layerctl import ./debian
+  layerctl run --rm -it debian bash
+  layerctl diff CONTAINER`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	register(root.PersistentFlags(), a.Flags())
+	root.PersistentFlags().StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, tty, plain or none")
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		switch a.progress {
+		case "auto", "tty", "plain", "none":
+		default:
+			return usagef("--progress %s: want auto, tty, plain or none", a.progress)
+		}
+		return nil
+	}
+	root.AddCommand(
+		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.tagCommand(), a.rmiCommand(),
+		a.inspectCommand(), a.diffCommand(),
+		a.runCommand(), a.psCommand(), a.rmCommand(),
+		a.infoCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+func unknownCommand(root *cobra.Command, name string) error {
+	err := fmt.Errorf("unknown command %q", name)
+	if near := root.SuggestionsFor(name); len(near) > 0 {
+		return start.Hinted(usageError{err}, "did you mean `layerctl "+strings.Join(near, "` or `layerctl ")+"`?")
+	}
+	return start.Hinted(usageError{err}, "`layerctl --help` lists the commands")
+}
+
+// register adds flags that the short path knows, too.
+func register(fs *pflag.FlagSet, flags []start.Flag) {
+	for _, f := range flags {
+		v := fs.VarPF(flagValue{f}, f.Name, f.Short, f.Usage)
+		if f.Type == "bool" {
+			v.NoOptDefVal = "true"
+		}
+	}
+}
+
+// flagValue is a start.Flag as pflag wants to see it.
+type flagValue struct{ start.Flag }
+
+func (v flagValue) String() string { return v.Default }
+func (v flagValue) Type() string   { return v.Flag.Type }
+
+// exactArgs, minArgs and maxArgs are cobra's, with usage errors that fit on one line.
+func exactArgs(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return start.Hinted(usagef("%s: want %s, got %d arguments", cmd.Name(), what, len(args)), "usage: "+cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+func minArgs(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < n {
+			return start.Hinted(usagef("%s: want %s", cmd.Name(), what), "usage: "+cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+func rangeArgs(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return start.Hinted(usagef("%s: want %s, got %d arguments", cmd.Name(), what, len(args)), "usage: "+cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+// stores opens what is below --root. Every store is cheap to open: no database is touched before it is asked something.
+func (a *app) stores() (*image.Store, *snapshot.Store, *runtime.Store, error) {
+	if err := a.Resolve(); err != nil {
+		return nil, nil, nil, err
+	}
+	snaps, containers, err := a.Open()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	images, err := image.Open(a.Root, snaps)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return images, snaps, containers, nil
+}
+
+// withHint adds what a person can do about an error, where there is something.
+func withHint(err error, cmd *cobra.Command) error {
+	var said interface{ Hint() string }
+	var usage usageError
+	switch {
+	case errors.As(err, &said):
+		return err
+	case errors.As(err, &usage) && cmd != nil:
+		return start.Hinted(err, "see `"+cmd.CommandPath()+" --help`")
+	case errors.Is(err, image.ErrUnauthorized):
+		return start.Hinted(err, "the name may be misspelt; if not, `docker login` or `podman login` leaves credentials that layerctl reads")
+	case errors.Is(err, image.ErrUnavailable):
+		return start.Hinted(err, "check the host's name and port and the network; a registry without TLS needs --plain-http")
+	case errors.Is(err, image.ErrAmbiguous):
+		return start.Hinted(err, "give more digits of the ID, or the name")
+	case errors.Is(err, image.ErrCorrupt):
+		return start.Hinted(err, "what arrived is not what was asked for, and nothing of it was kept: try again, or tell the registry's owner")
+	case errors.Is(err, image.ErrNotFound):
+		return start.Hinted(err, "`layerctl images` lists what is here; `layerctl pull NAME` fetches an image")
+	case errors.Is(err, image.ErrInUse):
+		return start.Hinted(err, "remove the container first (`layerctl ps -a`, `layerctl rm`), or use -f")
+	}
+	return start.WithHint(err)
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+	"time"
+)
+
+// column is one column of a table: its header and the name of the record's field that fills it.
+type column struct{ header, field string }
+
+// printList prints records as Docker's list commands do: a table by default, one JSON object a line for "json", or a Go template
+// applied to each ("table TEMPLATE" prints aligned, with headers).
+func printList[T any](w io.Writer, format string, columns []column, records []T) error {
+	switch {
+	case format == "json":
+		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false)
+		for _, r := range records {
+			if err := enc.Encode(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	case format == "" || format == "table":
+		fields := make([]string, len(columns))
+		headers := make([]string, len(columns))
+		for i, c := range columns {
+			fields[i] = "{{." + c.field + "}}"
+			headers[i] = c.header
+		}
+		return printTable(w, strings.Join(headers, "\t"), strings.Join(fields, "\t"), records)
+	case strings.HasPrefix(format, "table "):
+		body := unescape(strings.TrimPrefix(format, "table "))
+		header := body
+		for _, c := range columns {
+			header = strings.ReplaceAll(header, "{{."+c.field+"}}", c.header)
+		}
+		return printTable(w, header, body, records)
+	}
+	t, err := parseTemplate(unescape(format))
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if err := execTemplate(w, t, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printTable[T any](w io.Writer, header, body string, records []T) error {
+	t, err := parseTemplate(body)
+	if err != nil {
+		return err
+	}
+	tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(tw, header)
+	for _, r := range records {
+		if err := execTemplate(tw, t, r); err != nil {
+			return err
+		}
+	}
+	return tw.Flush()
+}
+
+// unescape lets a shell user write \t and \n in a template.
+func unescape(s string) string { return strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(s) }
+
+func parseTemplate(text string) (*template.Template, error) {
+	t, err := template.New("format").Funcs(template.FuncMap{
+		"json": func(v any) (string, error) {
+			b, err := json.Marshal(v)
+			return string(b), err
+		},
+		"join": strings.Join, "lower": strings.ToLower, "upper": strings.ToUpper, "split": strings.Split,
+		"println": func(a ...any) string { return fmt.Sprintln(a...) },
+	}).Option("missingkey=error").Parse(text)
+	if err != nil {
+		return nil, usagef("--format: %s", strings.TrimPrefix(err.Error(), "template: "))
+	}
+	return t, nil
+}
+
+func execTemplate(w io.Writer, t *template.Template, record any) error {
+	var b strings.Builder
+	if err := t.Execute(&b, record); err != nil {
+		return usagef("--format: %s", strings.TrimPrefix(err.Error(), "template: "))
+	}
+	_, err := fmt.Fprintln(w, b.String())
+	return err
+}
+
+// printDocument prints what an inspecting command answers: one JSON document, or a template applied to each record.
+func printDocument(w io.Writer, format string, records []any) error {
+	if format == "" || format == "json" {
+		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false)
+		enc.SetIndent("", "    ")
+		return enc.Encode(records)
+	}
+	t, err := parseTemplate(unescape(format))
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if err := execTemplate(w, t, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shortID is the form in which Docker's tables show an ID.
+func shortID(id string, noTrunc bool) string {
+	if noTrunc {
+		return id
+	}
+	id = strings.TrimPrefix(id, "sha256:")
+	if len(id) > 12 {
+		id = id[:12]
+	}
+	return id
+}
+
+// humanSize prints bytes in powers of 1000 with at most four significant characters, as Docker does: 178MB, 2.05GB.
+func humanSize(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB", "PB"}
+	f, i := float64(n), 0
+	for f >= 1000 && i < len(units)-1 {
+		f, i = f/1000, i+1
+	}
+	if i == 0 {
+		return fmt.Sprintf("%dB", n)
+	}
+	return fmt.Sprintf("%.3g%s", f, units[i])
+}
+
+// ago prints how long ago t was, as Docker does: "2 hours ago".
+func ago(t time.Time) string {
+	if t.IsZero() || t.Unix() == 0 {
+		return "N/A"
+	}
+	return humanDuration(time.Since(t)) + " ago"
+}
+
+func humanDuration(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d < time.Second:
+		return "Less than a second"
+	case d < 2*time.Second:
+		return "1 second"
+	case d < time.Minute:
+		return fmt.Sprintf("%d seconds", int(d.Seconds()))
+	case d < 2*time.Minute:
+		return "About a minute"
+	case d < time.Hour:
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	case d < 90*time.Minute:
+		return "About an hour"
+	case d < 2*day:
+		return fmt.Sprintf("%d hours", int(d.Hours()+0.5))
+	case d < 14*day:
+		return fmt.Sprintf("%d days", int(d/day))
+	case d < 60*day:
+		return fmt.Sprintf("%d weeks", int(d/(7*day)))
+	case d < 2*365*day:
+		return fmt.Sprintf("%d months", int(d/(30*day)))
+	}
+	return fmt.Sprintf("%d years", int(d/(365*day)))
+}
+
+// timestamp is the long form of a time in tables.
+func timestamp(t time.Time) string {
+	if t.IsZero() {
+		return "N/A"
+	}
+	return t.Local().Format("2006-01-02 15:04:05 -0700 MST")
+}
+
+// newBuffered writes long answers in large pieces.
+func newBuffered(w io.Writer) *bufio.Writer { return bufio.NewWriterSize(w, 64<<10) }

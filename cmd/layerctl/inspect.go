@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layerctl/layerctl/image"
+	"github.com/layerctl/layerctl/runtime"
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+func (a *app) inspectCommand() *cobra.Command {
+	var kind, format string
+	cmd := &cobra.Command{
+		Use:     "inspect [flags] NAME|ID...",
+		Short:   "Show all there is to know of images, containers and snapshots, as JSON",
+		Example: "  layerctl inspect debian\n  layerctl inspect --type container --format '{{.State.ExitCode}}' work",
+		Args:    minArgs(1, "at least one name or ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch kind {
+			case "", "image", "container", "snapshot":
+			default:
+				return usagef("--type %s: want image, container or snapshot", kind)
+			}
+			images, snaps, containers, err := a.stores()
+			if err != nil {
+				return err
+			}
+			in := inspector{images, snaps, containers}
+			var found []any
+			var failed error
+			for _, name := range args {
+				v, err := in.inspect(cmd.Context(), kind, name)
+				if err != nil {
+					failed = errors.Join(failed, err)
+					continue
+				}
+				found = append(found, v)
+			}
+			if len(found) > 0 {
+				if err := printDocument(a.stdout, format, found); err != nil {
+					return err
+				}
+			}
+			return failed
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&kind, "type", "", "image, container or snapshot (default: whichever has the name, containers first)")
+	f.StringVarP(&format, "format", "f", "", "a Go template")
+	return cmd
+}
+
+type inspector struct {
+	images     *image.Store
+	snaps      *snapshot.Store
+	containers *runtime.Store
+}
+
+func (in inspector) inspect(ctx context.Context, kind, name string) (any, error) {
+	if kind == "" || kind == "container" {
+		c, err := in.containers.Lookup(ctx, name)
+		if err == nil {
+			return in.container(ctx, c)
+		}
+		if kind != "" || !errors.Is(err, runtime.ErrNotFound) {
+			return nil, fmt.Errorf("inspect: %w", err)
+		}
+	}
+	if kind == "" || kind == "image" {
+		d, err := in.images.Inspect(ctx, name)
+		if err == nil {
+			return d, nil
+		}
+		if kind != "" || !errors.Is(err, image.ErrNotFound) {
+			return nil, err
+		}
+	}
+	info, err := in.snaps.Stat(ctx, name)
+	if errors.Is(err, snapshot.ErrNotFound) && kind == "" {
+		return nil, fmt.Errorf("inspect %s: no such image, container or snapshot: %w", name, image.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("inspect: %w", err)
+	}
+	return info, nil
+}
+
+// containerDetails is what inspect shows of a container, in Docker's field names.
+type containerDetails struct {
+	ID      string `json:"Id"`
+	Name    string
+	Created string
+	Path    string
+	Args    []string
+	State   struct {
+		Status     string
+		Running    bool
+		Pid        int
+		ExitCode   int
+		Error      string
+		StartedAt  string
+		FinishedAt string
+	}
+	Image  string // the image's ID
+	Config struct {
+		Hostname  string
+		User      string
+		Tty       bool
+		OpenStdin bool
+		Env       []string
+		Image     string
+	}
+	HostConfig struct {
+		NetworkMode string
+		AutoRemove  bool
+	}
+	RootFS      string `json:",omitempty"`
+	GraphDriver struct {
+		Name string
+		Data map[string]string
+	}
+}
+
+func (in inspector) container(ctx context.Context, c *runtime.Container) (containerDetails, error) {
+	const stamp = "2006-01-02T15:04:05.999999999Z07:00"
+	d := containerDetails{ID: c.ID, Name: c.Name, Created: c.Created.Format(stamp), Path: c.Command[0], Args: c.Command[1:],
+		Image: c.Image.ID, RootFS: c.RootFS}
+	d.State.Status, d.State.Running, d.State.Pid = string(c.State.Status), c.State.Status == runtime.StatusRunning, c.State.Pid
+	d.State.ExitCode, d.State.Error = c.State.ExitCode, c.State.Error
+	d.State.StartedAt, d.State.FinishedAt = c.State.StartedAt.Format(stamp), c.State.FinishedAt.Format(stamp)
+	d.Config.Hostname, d.Config.User, d.Config.Tty, d.Config.OpenStdin = c.Hostname, c.User, c.TTY, c.Interactive
+	d.Config.Env, d.Config.Image = c.Env, c.Image.Name
+	d.HostConfig.NetworkMode, d.HostConfig.AutoRemove = c.Network, c.AutoRemove
+	upper, lowers, err := in.containers.Changes(ctx, c)
+	if err != nil {
+		return d, fmt.Errorf("inspect: %w", err)
+	}
+	d.GraphDriver.Name = "overlay"
+	d.GraphDriver.Data = map[string]string{"UpperDir": upper, "LowerDir": strings.Join(lowers, ":")}
+	return d, nil
+}

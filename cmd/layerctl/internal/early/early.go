@@ -1,0 +1,67 @@
+// Package early takes the two short paths before the rest of the program has been initialised: `layerctl run` of an image that is
+// here, and the monitor of a container.
+//
+// Go initialises packages in the order of their import paths once their imports are, before main begins. Everything this package
+// needs is light (see package start), so it comes before what the registry side brings in (TLS, HTTP, regular expressions, templates):
+// about half of a small command's time, and a container started through here never pays it. Whatever is not plainly on the short
+// path (an image that must be resolved or pulled, a flag that does not parse, help) returns from here with nothing done, and takes
+// the ordinary way through main.
+package early
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
+	"github.com/layerctl/layerctl/image/record"
+	"github.com/layerctl/layerctl/runtime"
+	"github.com/layerctl/layerctl/runtime/monitor"
+)
+
+func init() {
+	if len(os.Args) == 0 {
+		return
+	}
+	if os.Args[0] == monitor.Name {
+		os.Exit(runtime.MonitorMain(os.Args[1:]))
+	}
+	if code, done := run(os.Args[1:]); done {
+		os.Exit(code)
+	}
+}
+
+// run tries the short path for a command line, and says whether it took it.
+func run(args []string) (code int, done bool) {
+	var r start.Run
+	globals := r.Globals.Flags()
+	rest, ok := start.Parse(globals, args)
+	if !ok || len(rest) == 0 || rest[0] != "run" {
+		return 0, false
+	}
+	// Global flags may stand behind the command's name, too.
+	operands, ok := start.Parse(append(globals, r.Flags()...), rest[1:])
+	if !ok || r.Check(operands) != nil || r.Pull == "always" || r.Resolve() != nil {
+		return 0, false
+	}
+	_, containers, err := r.Open()
+	if err != nil {
+		return 0, false
+	}
+	var image *record.Record
+	if r.RootFS == "" {
+		if image, err = r.Find(operands); err != nil {
+			return 0, false
+		}
+	}
+	code, err = r.Execute(context.Background(), containers, r.Options(image, operands))
+	if err == nil {
+		return code, true
+	}
+	start.Report(os.Stderr, start.WithHint(err))
+	var exit *runtime.ExitError
+	if errors.As(err, &exit) {
+		return exit.Code, true
+	}
+	return 125, true
+}

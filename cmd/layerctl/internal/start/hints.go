@@ -1,0 +1,37 @@
+package start
+
+import (
+	"errors"
+	"os"
+
+	"github.com/layerctl/layerctl/image/record"
+	"github.com/layerctl/layerctl/runtime"
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+// WithHint adds what a person can do about an error of the store or of a container, where there is something and nobody nearer to
+// the mistake has said it.
+func WithHint(err error) error {
+	var said interface{ Hint() string }
+	if errors.As(err, &said) {
+		return err
+	}
+	for _, h := range []struct {
+		is   error
+		hint string
+	}{
+		{snapshot.ErrFormat, "this store was made by another version: upgrade layerctl, or name another store with --root"},
+		{snapshot.ErrNotStore, "name an empty or absent directory, or a layerctl store, with --root"},
+		{snapshot.ErrUnavailable, "overlayfs is needed (modprobe overlay), and a store on a filesystem that can be its upper: ext4, xfs, btrfs, tmpfs"},
+		{record.ErrNotFound, "`layerctl images` lists what is here; `layerctl pull NAME` fetches an image"},
+		{runtime.ErrNotFound, "`layerctl ps -a` lists the containers"},
+		{runtime.ErrExists, "choose another --name, or remove the other container with `layerctl rm`"},
+		{runtime.ErrInUse, "end it first, or use -f"},
+		{os.ErrPermission, "layerctl needs root and may need more than this environment lets root do (mounting, making namespaces)"},
+	} {
+		if errors.Is(err, h.is) {
+			return Hinted(err, h.hint)
+		}
+	}
+	return err
+}

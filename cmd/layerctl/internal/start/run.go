@@ -1,0 +1,108 @@
+package start
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/layerctl/layerctl/image/record"
+	"github.com/layerctl/layerctl/runtime"
+)
+
+// Run is the command line of `layerctl run`.
+type Run struct {
+	Globals
+
+	Remove      bool
+	Interactive bool
+	TTY         bool
+	Explain     bool
+	Name        string
+	Env         []string
+	WorkDir     string
+	User        string
+	Entrypoint  string
+	Hostname    string
+	Network     string
+	RootFS      string
+	Pull        string
+	Publish     []string
+
+	entrypointGiven bool
+}
+
+// Flags are run's own flags. What follows the image is the container's, dashes and all.
+func (r *Run) Flags() []Flag {
+	r.Network, r.Pull = "none", "missing"
+	entrypoint := stringFlag(&r.Entrypoint, "entrypoint", "", "instead of the image's entrypoint; clears the image's command too")
+	entrypoint.given = &r.entrypointGiven
+	return []Flag{
+		boolFlag(&r.Remove, "rm", "", "remove the container when it exits"),
+		stringFlag(&r.Name, "name", "", "give the container a name"),
+		listFlag(&r.Env, "env", "e", "set NAME=VALUE, or pass NAME on from the caller's environment"),
+		stringFlag(&r.WorkDir, "workdir", "w", "the working directory inside; made where it is missing"),
+		stringFlag(&r.User, "user", "u", "USER[:GROUP], by name or number, as the image knows them"),
+		entrypoint,
+		boolFlag(&r.Interactive, "interactive", "i", "keep stdin open"),
+		boolFlag(&r.TTY, "tty", "t", "give the container a terminal"),
+		stringFlag(&r.RootFS, "rootfs", "", "run over this directory instead of an image; it is never written"),
+		stringFlag(&r.Hostname, "hostname", "", "the container's host name (default: its short ID)"),
+		stringFlag(&r.Network, "network", "", "none or host"),
+		stringFlag(&r.Pull, "pull", "", "fetch the image first: always, missing or never"),
+		listFlag(&r.Publish, "publish", "p", "publish a port (refused until containers have networks)"),
+		boolFlag(&r.Explain, "explain", "", "print what the kernel would be asked for, and run nothing"),
+	}
+}
+
+// Check refuses what cannot be, before anything is looked up or made.
+func (r *Run) Check(args []string) error {
+	switch {
+	case len(r.Publish) > 0:
+		return Hinted(runtime.Refuse("publish ports (-p %s)", r.Publish[0]), "containers have no network yet; --network host shares the host's")
+	case r.Network != "none" && r.Network != "host":
+		return Hinted(runtime.Refuse("--network %s", r.Network), "containers have no networks of their own yet: use none (the default) or host")
+	case r.Pull != "always" && r.Pull != "missing" && r.Pull != "never":
+		return fmt.Errorf("run: --pull %s: want always, missing or never", r.Pull)
+	case r.RootFS == "" && len(args) == 0:
+		return Hinted(errors.New("run: no image named"), "usage: layerctl run [flags] IMAGE|--rootfs DIR [COMMAND [ARG…]]")
+	}
+	return nil
+}
+
+// Find returns the run record of the image that args name, without opening a database. It answers record.ErrNotFound for what only
+// the image store can resolve (an ID, a digest, an image that is not here yet).
+func (r *Run) Find(args []string) (*record.Record, error) {
+	return record.Find(r.ImagesDir(), args[0])
+}
+
+// Options joins the flags, the image's run record (nil with --rootfs) and the arguments into what the runtime is asked for.
+func (r *Run) Options(image *record.Record, args []string) runtime.CreateOptions {
+	o := runtime.CreateOptions{
+		Name: r.Name, RootFS: r.RootFS, Args: args, Env: r.Env, WorkDir: r.WorkDir, User: r.User,
+		Hostname: r.Hostname, Network: r.Network, TTY: r.TTY, Interactive: r.Interactive, AutoRemove: r.Remove,
+	}
+	if r.entrypointGiven {
+		entrypoint := []string{}
+		if r.Entrypoint != "" {
+			entrypoint = append(entrypoint, r.Entrypoint)
+		}
+		o.Entrypoint = &entrypoint
+	}
+	if image != nil {
+		o.Args = args[1:]
+		o.Image = runtime.ImageInfo{
+			Name: image.Name, ID: image.ID, Digest: image.Digest, Chain: image.Chain,
+			Settings: runtime.Settings(image.Settings), // the same fields: image and runtime do not know each other
+		}
+	}
+	return o
+}
+
+// Execute runs the container, or explains how it would be run, and returns its exit status.
+func (r *Run) Execute(ctx context.Context, containers *runtime.Store, o runtime.CreateOptions) (int, error) {
+	if r.Explain {
+		return 0, containers.Explain(ctx, o, os.Stdout)
+	}
+	return containers.Run(ctx, o, runtime.IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+}

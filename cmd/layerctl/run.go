@@ -1,0 +1,82 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
+	"github.com/layerctl/layerctl/image"
+	"github.com/layerctl/layerctl/image/record"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	var r start.Run
+	cmd := &cobra.Command{
+		Use:   "run [flags] IMAGE|--rootfs DIR [COMMAND [ARG...]]",
+		Short: "Run a command in a new container",
+		Long: `Run a command in a new container: new pid, mount, uts, ipc, cgroup and net namespaces over the image's layers (or any
+directory, with --rootfs), with a private writable layer on top. What the command writes can be seen with "layerctl diff".
+
+The exit status is the command's own; 125 when layerctl failed, 126 when the command could not be invoked, 127 when it was not found.`,
+		Example: `  layerctl run --rm debian cat /etc/os-release
+  layerctl run -it --name work debian bash
+  layerctl run --rm --rootfs ./debian --explain`,
+		RunE: func(cmd *cobra.Command, args []string) error { return a.run(cmd, &r, args) },
+	}
+	register(cmd.Flags(), r.Flags())
+	// What follows the image is the container's, dashes and all.
+	cmd.Flags().SetInterspersed(false)
+	return cmd
+}
+
+func (a *app) run(cmd *cobra.Command, r *start.Run, args []string) error {
+	if err := r.Check(args); err != nil {
+		return err
+	}
+	r.Globals = a.Globals
+	images, _, containers, err := a.stores()
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	var rec *record.Record
+	if r.RootFS == "" {
+		if rec, err = a.runImage(cmd, images, r, args); err != nil {
+			return err
+		}
+	}
+	// From here on the signals are the container's.
+	a.stopSignals()
+	code, err := r.Execute(ctx, containers, r.Options(rec, args))
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return exitStatus(code)
+	}
+	return nil
+}
+
+// runImage finds the image that is to be run, and pulls it where --pull says so.
+func (a *app) runImage(cmd *cobra.Command, images *image.Store, r *start.Run, args []string) (*record.Record, error) {
+	ctx := cmd.Context()
+	if r.Pull != "always" {
+		rec, err := r.Find(args)
+		if err == nil || !errors.Is(err, record.ErrNotFound) {
+			return rec, err
+		}
+		img, err := images.Resolve(ctx, args[0])
+		if err == nil {
+			return &img.Record, nil
+		}
+		if !errors.Is(err, image.ErrNotFound) || r.Pull == "never" {
+			return nil, err
+		}
+	}
+	img, err := a.pullImage(ctx, images, args[0], image.PullOptions{Policy: image.PullAlways})
+	if err != nil {
+		return nil, err
+	}
+	return &img.Record, nil
+}

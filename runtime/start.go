@@ -1,0 +1,180 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	goruntime "runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/runtime/cgroup"
+	"github.com/layerctl/layerctl/runtime/executor"
+	"github.com/layerctl/layerctl/runtime/plan"
+	"github.com/layerctl/layerctl/runtime/spec"
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+// prepared is a container ready to be started, with everything that it holds.
+type prepared struct {
+	*plan.Compiled
+	root  *snapshot.Root
+	group *cgroup.Group
+	v2    *os.File
+}
+
+func (p *prepared) close() {
+	if p.Compiled != nil {
+		p.Compiled.Close()
+	}
+	if p.v2 != nil {
+		p.v2.Close()
+	}
+	if p.root != nil {
+		p.root.Close()
+	}
+}
+
+// prepare mounts the container's root, attached nowhere, finds in it what the command line names, and compiles the start plan.
+func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepared, err error) {
+	p := &prepared{group: cgroup.Of(c.ID)}
+	defer func() {
+		if err != nil {
+			p.close()
+			p.group.Remove()
+		}
+	}()
+	if p.root, err = s.snaps.Attach(ctx, snapshotKey(c.ID), snapshot.AttachOptions{Init: true, Volatile: c.AutoRemove}); err != nil {
+		return nil, err
+	}
+	root := p.root.FD
+	user, err := findUser(root, c.User)
+	if err != nil {
+		return nil, err
+	}
+	if err := makeWorkDir(root, c.WorkDir); err != nil {
+		return nil, err
+	}
+	files, err := s.makeFiles(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.group.Make(); err != nil {
+		return nil, err
+	}
+	if p.v2, err = p.group.OpenV2(); err != nil {
+		return nil, err
+	}
+	soft, hard, err := fileLimits()
+	if err != nil {
+		return nil, err
+	}
+	in := plan.Inputs{
+		Spec: spec.Build(spec.Options{
+			Args: c.Command, Env: spec.Environment(c.Image.Settings.Env, c.Env, c.Hostname, user.home, c.TTY, os.LookupEnv), Cwd: c.WorkDir,
+			UID: user.uid, GID: user.gid, Groups: user.groups, Hostname: c.Hostname, Terminal: c.TTY, HostNetwork: c.Network == "host",
+			MayMakeDevices: p.group.LimitsDevices(), Files: files, SoftFiles: soft, HardFiles: hard,
+		}),
+		Root: root, RootSteps: p.root.Steps, Cgroups: p.group.V1(), CgroupFD: -1, Stdio: stdio, PDeathSig: unix.SIGKILL,
+	}
+	if p.v2 != nil {
+		in.CgroupFD = int(p.v2.Fd())
+	}
+	if p.Compiled, err = plan.Compile(in); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// fileLimits is RLIMIT_NOFILE for the container: Go raised the soft limit of this process to the hard one, which is nobody's wish.
+func fileLimits() (soft, hard uint64, err error) {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return 0, 0, fmt.Errorf("read RLIMIT_NOFILE: %w", err)
+	}
+	return min(1024, r.Max), r.Max, nil
+}
+
+// start walks the plan. The calling goroutine must keep its thread until the container has ended: the kernel ends the container with it.
+func (p *prepared) start(vfork bool) (*executor.Process, error) {
+	g, err := executor.Load(p.Plan)
+	if err != nil {
+		return nil, err
+	}
+	goruntime.LockOSThread()
+	return executor.Start(g, vfork)
+}
+
+// exitCode is the status with which a run ends that failed by err, as Docker has it.
+func exitCode(err error) int {
+	var pathErr *workDirError
+	switch {
+	case errors.Is(err, executor.ErrNotFound):
+		return 127
+	case errors.Is(err, executor.ErrNotExecutable), errors.As(err, &pathErr):
+		return 126
+	}
+	return 125
+}
+
+// workDirError is a working directory that cannot be one.
+type workDirError struct {
+	dir string
+	err error
+}
+
+func (e *workDirError) Error() string {
+	if errors.Is(e.err, unix.ENOTDIR) || errors.Is(e.err, unix.EEXIST) {
+		return fmt.Sprintf("working directory %s: not a directory", e.dir)
+	}
+	return fmt.Sprintf("working directory %s: %v", e.dir, e.err)
+}
+
+func (e *workDirError) Unwrap() error { return e.err }
+
+// makeWorkDir makes the working directory where the image lacks it, as Docker does.
+func makeWorkDir(root *os.File, dir string) error {
+	if dir == "/" {
+		return nil
+	}
+	f, err := plan.OpenInRoot(root, strings.TrimPrefix(dir, "/"), true)
+	if err != nil {
+		return &workDirError{dir, err}
+	}
+	return f.Close()
+}
+
+// makeFiles makes what is mounted over the files in /etc that tell a machine who it is, and returns where they go.
+func (s *Store) makeFiles(c *Config) ([][2]string, error) {
+	hosts := "127.0.0.1\tlocalhost " + c.Hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	resolv := "# The container has no network: there is nobody to ask.\n"
+	if c.Network == "host" {
+		for file, content := range map[string]*string{"/etc/hosts": &hosts, "/etc/resolv.conf": &resolv} {
+			if b, err := os.ReadFile(file); err == nil {
+				*content = string(b)
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("copy the host's %s: %w", file, err)
+			}
+		}
+	}
+	var files [][2]string
+	for _, f := range [...][2]string{{"hosts", hosts}, {"hostname", c.Hostname + "\n"}, {"resolv.conf", resolv}} {
+		path := s.runPath(c.ID, f[0])
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o644)
+		if err == nil {
+			_, err = unix.Write(fd, []byte(f[1]))
+			if err == nil {
+				err = unix.Fchmod(fd, 0o644) // whatever the caller's umask is
+			}
+			unix.Close(fd)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("write %s: %w", path, err)
+		}
+		files = append(files, [2]string{path, "/etc/" + f[0]})
+	}
+	return files, nil
+}

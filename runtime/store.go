@@ -1,0 +1,574 @@
+package runtime
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/runtime/cgroup"
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+// What callers decide on; test with errors.Is.
+var (
+	ErrNotFound    = errors.New("no such container")
+	ErrExists      = errors.New("name in use")
+	ErrInUse       = errors.New("container is running")
+	ErrInvalid     = errors.New("invalid")
+	ErrUnsupported = errors.New("not supported")
+)
+
+// Refuse makes the error for what is understood but not supported.
+func Refuse(format string, a ...any) error {
+	return fmt.Errorf(format+": %w", append(a, ErrUnsupported)...)
+}
+
+// ExitError is an error with the exit status that a run which failed by it has: 125 for layerctl's own failure, 126 for a command that
+// cannot be invoked, 127 for one that is not there.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+func (e *ExitError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error.
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// Settings are an image's wishes for a container (image-spec, config.md, "config").
+type Settings struct {
+	Env, Entrypoint, Cmd         []string
+	User, WorkingDir, StopSignal string
+	Labels                       map[string]string
+	Volumes, ExposedPorts        []string
+}
+
+// ImageInfo is the image of a container: what it is called, and the snapshot that its layers are.
+type ImageInfo struct {
+	Name, ID, Digest, Chain string
+	Settings                Settings
+}
+
+// Config is how a container was made: config.json.
+type Config struct {
+	Version     int
+	ID, Name    string
+	Created     time.Time
+	Image       ImageInfo
+	RootFS      string   // a plain directory instead of an image
+	Command     []string // entrypoint and arguments
+	Env         []string // what the user set
+	WorkDir     string
+	User        string
+	Hostname    string
+	Network     string
+	TTY         bool
+	Interactive bool
+	AutoRemove  bool
+}
+
+// configVersion is the form of config.json; an unknown one is refused.
+const configVersion = 1
+
+// Status is where a container is in its life.
+type Status string
+
+// The states.
+const (
+	StatusCreated Status = "created"
+	StatusRunning Status = "running"
+	StatusExited  Status = "exited"
+)
+
+// State is how a container is now.
+type State struct {
+	Status     Status
+	Pid        int // of its first process, on the host, while it runs
+	ExitCode   int
+	Error      string // why it could not be started, or that its end was not seen
+	StartedAt  time.Time
+	FinishedAt time.Time
+}
+
+// Container is a container as List and Lookup find it.
+type Container struct {
+	Config
+	State State
+}
+
+// Store is the containers of one layerctl store.
+type Store struct {
+	dir   string // containers/
+	run   string // the same below the run root
+	root  string
+	rroot string
+	snaps *snapshot.Store
+}
+
+// Open returns the containers of the store at root, with volatile state below runRoot.
+func Open(root, runRoot string, snaps *snapshot.Store) (*Store, error) {
+	var err error
+	if root, err = filepath.Abs(root); err != nil {
+		return nil, err
+	}
+	if runRoot, err = filepath.Abs(runRoot); err != nil {
+		return nil, err
+	}
+	s := &Store{dir: filepath.Join(root, "containers"), run: filepath.Join(runRoot, "containers"), root: root, rroot: runRoot, snaps: snaps}
+	for _, dir := range []string{filepath.Join(s.dir, "names"), s.run} {
+		if _, err := os.Lstat(dir); err == nil {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func newID() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+func snapshotKey(id string) string { return "container/" + id }
+
+// record is what create makes and whoever monitors the container holds.
+type recorded struct {
+	Config
+	lock *os.File
+}
+
+func (s *Store) path(id string, name ...string) string {
+	return filepath.Join(append([]string{s.dir, id}, name...)...)
+}
+
+func (s *Store) runPath(id string, name ...string) string {
+	return filepath.Join(append([]string{s.run, id}, name...)...)
+}
+
+// add makes a container's records and its snapshot, and holds its lock. On an error nothing stays.
+func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
+	if err := os.Mkdir(s.runPath(c.ID), 0o700); err != nil {
+		return nil, fmt.Errorf("make container: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(s.runPath(c.ID))
+		}
+	}()
+	lock, err := s.lock(c.ID)
+	if err != nil {
+		return nil, fmt.Errorf("make container: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	if err := os.Mkdir(s.path(c.ID), 0o700); err != nil {
+		return nil, fmt.Errorf("make container: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(s.path(c.ID))
+		}
+	}()
+	if err := s.claimName(c.Name, c.ID); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(filepath.Join(s.dir, "names", c.Name))
+		}
+	}()
+	var opts []snapshot.Opt
+	if c.AutoRemove {
+		opts = append(opts, snapshot.WithVolatile())
+	}
+	if c.RootFS != "" {
+		opts = append(opts, snapshot.WithLowers([]string{c.RootFS}))
+	}
+	if err := s.snaps.Create(ctx, snapshotKey(c.ID), c.Image.Chain, opts...); err != nil {
+		return nil, fmt.Errorf("make container: %w", err)
+	}
+	b, err := json.Marshal(c)
+	if err == nil {
+		err = writeFile(s.path(c.ID, "config.json"), b, !c.AutoRemove)
+	}
+	if err == nil && !c.AutoRemove {
+		err = errors.Join(snapshot.SyncDir(s.dir), snapshot.SyncDir(filepath.Join(s.dir, "names")))
+	}
+	if err != nil {
+		s.snaps.Remove(ctx, snapshotKey(c.ID))
+		return nil, fmt.Errorf("make container: %w", err)
+	}
+	return &recorded{c, lock}, nil
+}
+
+// writeFile writes a file of a container's. A durable one is replaced whole; others are read only by who holds the lock, or after.
+func writeFile(path string, b []byte, durable bool) error {
+	if durable {
+		return snapshot.WriteFile(path, b, true)
+	}
+	return os.WriteFile(path, b, 0o600)
+}
+
+// lock takes the lock that says "monitored".
+func (s *Store) lock(id string) (*os.File, error) {
+	f, err := os.OpenFile(s.runPath(id, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// claimName makes the link that reserves a name. One that leads nowhere was left by a crash.
+func (s *Store) claimName(name, id string) error {
+	link := filepath.Join(s.dir, "names", name)
+	for range 10 {
+		err := os.Symlink("../"+id, link)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("name container %s: %w", name, err)
+		}
+		target, err := os.Readlink(link)
+		if err != nil {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(s.dir, "names", target)); err == nil {
+			return fmt.Errorf("name container %s: container %.12s has that name: %w", name, filepath.Base(target), ErrExists)
+		}
+		os.Remove(link)
+	}
+	return fmt.Errorf("name container %s: %w", name, ErrExists)
+}
+
+// ValidName says whether a container may have a name: Docker's rule, letters, digits, "_", "." and "-", not first.
+func ValidName(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && (i == 0 || c != '_' && c != '.' && c != '-') {
+			return false
+		}
+	}
+	return len(name) >= 2 && len(name) <= 200
+}
+
+// ended is exit.json.
+type ended struct {
+	ExitCode              int
+	Error                 string `json:",omitempty"`
+	StartedAt, FinishedAt time.Time
+}
+
+// running is state.json.
+type running struct {
+	Pid       int
+	StartedAt time.Time
+}
+
+func readJSON(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
+
+// load reads a container, and settles what a crash left of it. It returns ErrNotFound for one that is gone, or was never whole.
+func (s *Store) load(ctx context.Context, id string) (*Container, error) {
+	c := &Container{}
+	err := readJSON(s.path(id, "config.json"), &c.Config)
+	if err == nil && c.Version != configVersion {
+		err = fmt.Errorf("container %.12s was made by another version of layerctl (%d): %w", id, c.Version, ErrUnsupported)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("container %.12s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	monitored, err := s.monitored(id)
+	if err != nil {
+		return nil, err
+	}
+	var r running
+	started := readJSON(s.runPath(id, "state.json"), &r) == nil
+	if monitored {
+		c.State = State{Status: StatusCreated}
+		if started {
+			c.State = State{Status: StatusRunning, Pid: r.Pid, StartedAt: r.StartedAt}
+		}
+		return c, nil
+	}
+	if started || c.AutoRemove {
+		if err := s.bury(ctx, c, r); err != nil || c.AutoRemove {
+			return nil, errors.Join(err, fmt.Errorf("container %.12s: %w", id, ErrNotFound))
+		}
+	}
+	var e ended
+	switch err := readJSON(s.path(id, "exit.json"), &e); {
+	case err == nil:
+		c.State = State{Status: StatusExited, ExitCode: e.ExitCode, Error: e.Error, StartedAt: e.StartedAt, FinishedAt: e.FinishedAt}
+	case errors.Is(err, fs.ErrNotExist):
+		c.State = State{Status: StatusCreated}
+	default:
+		return nil, err
+	}
+	return c, nil
+}
+
+// monitored says whether somebody holds a container's lock.
+func (s *Store) monitored(id string) (bool, error) {
+	f, err := os.Open(s.runPath(id, "lock"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if err == unix.EWOULDBLOCK {
+		return true, nil
+	}
+	return false, err
+}
+
+// bury ends what is left of a container whose monitor is gone, and records that nobody saw its end; one that was to be removed is.
+func (s *Store) bury(ctx context.Context, c *Container, r running) error {
+	lock, err := s.lock(c.ID)
+	if err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
+			return nil // somebody else is at it
+		}
+		return fmt.Errorf("end what is left of container %.12s: %w", c.ID, err)
+	}
+	defer lock.Close()
+	group := cgroup.Of(c.ID)
+	for range 100 {
+		if err := group.Kill(); err != nil {
+			return fmt.Errorf("end what is left of container %.12s: %w", c.ID, err)
+		}
+		if group.Empty() {
+			break
+		}
+		time.Sleep(10 * time.Millisecond) // the kernel tells nobody when a killed process is gone, on v1
+	}
+	group.Remove()
+	if c.AutoRemove {
+		return s.remove(ctx, c.Config)
+	}
+	e := ended{ExitCode: 255, Error: "its monitor was killed; nobody saw how it ended", StartedAt: r.StartedAt, FinishedAt: time.Now().UTC()}
+	b, err := json.Marshal(e)
+	if err == nil {
+		err = snapshot.WriteFile(s.path(c.ID, "exit.json"), b, true)
+	}
+	if err == nil {
+		err = os.RemoveAll(s.runPath(c.ID))
+	}
+	return err
+}
+
+// remove takes away everything of a container that does not run. The record goes first, so that a crash leaves what no record reaches.
+func (s *Store) remove(ctx context.Context, c Config) error {
+	err := s.snaps.Remove(ctx, snapshotKey(c.ID))
+	if errors.Is(err, snapshot.ErrNotFound) {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	link := filepath.Join(s.dir, "names", c.Name)
+	if target, err := os.Readlink(link); err == nil && filepath.Base(target) == c.ID {
+		os.Remove(link)
+	}
+	return errors.Join(os.RemoveAll(s.path(c.ID)), os.RemoveAll(s.runPath(c.ID)))
+}
+
+// ids lists the containers that have a directory.
+func (s *Store) ids() ([]string, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if len(e.Name()) == 64 {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// List returns the containers, newest first; without all only the running ones. What a crash left half made is taken away on the way.
+func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
+	ids, err := s.ids()
+	if err != nil {
+		return nil, err
+	}
+	var list []Container
+	for _, id := range ids {
+		c, err := s.load(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			s.sweep(ctx, id)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if all || c.State.Status == StatusRunning {
+			list = append(list, *c)
+		}
+	}
+	sort.SliceStable(list, func(i, j int) bool { return list[i].Created.After(list[j].Created) })
+	return list, nil
+}
+
+// sweep takes away a directory without a record whose maker is gone.
+func (s *Store) sweep(ctx context.Context, id string) {
+	if _, err := os.Lstat(s.path(id, "config.json")); err == nil {
+		return
+	}
+	if monitored, err := s.monitored(id); err == nil && !monitored {
+		s.remove(ctx, Config{ID: id})
+	}
+}
+
+// Lookup finds a container by its name, its ID or a unique beginning of that.
+func (s *Store) Lookup(ctx context.Context, name string) (*Container, error) {
+	if ValidName(name) {
+		if target, err := os.Readlink(filepath.Join(s.dir, "names", name)); err == nil {
+			if c, err := s.load(ctx, filepath.Base(target)); !errors.Is(err, ErrNotFound) {
+				return c, err
+			}
+		}
+	}
+	ids, err := s.ids()
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, id := range ids {
+		if name != "" && strings.HasPrefix(id, name) {
+			found = append(found, id)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("container %s: %w", name, ErrNotFound)
+	case 1:
+		return s.load(ctx, found[0])
+	}
+	return nil, fmt.Errorf("container %s: %d IDs begin so: %w", name, len(found), ErrInvalid)
+}
+
+// Using returns the names of the containers that stand on a chain.
+func (s *Store) Using(ctx context.Context, chain string) []string {
+	list, err := s.List(ctx, true)
+	if err != nil {
+		return []string{"(" + err.Error() + ")"}
+	}
+	var names []string
+	for _, c := range list {
+		if c.Image.Chain == chain {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// Remove removes a container with what it wrote. One that runs is ErrInUse, or is ended first with force.
+func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
+	fail := func(err error) error { return fmt.Errorf("remove container %s: %w", c.Name, err) }
+	if c.State.Status == StatusRunning {
+		if !force {
+			return fail(ErrInUse)
+		}
+		if err := s.end(c); err != nil {
+			return fail(err)
+		}
+	}
+	if err := os.MkdirAll(s.runPath(c.ID), 0o700); err != nil { // a reboot took it
+		return fail(err)
+	}
+	lock, err := os.OpenFile(s.runPath(c.ID, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fail(err)
+	}
+	defer lock.Close()
+	how := unix.LOCK_EX
+	if !force {
+		how |= unix.LOCK_NB // its monitor may still be at its last steps only after we ended it ourselves
+	}
+	if err := unix.Flock(int(lock.Fd()), how); err != nil {
+		if err == unix.EWOULDBLOCK {
+			err = ErrInUse
+		}
+		return fail(err)
+	}
+	if _, err := os.Lstat(s.path(c.ID)); errors.Is(err, fs.ErrNotExist) {
+		return nil // it was to be removed when it ended, and was
+	}
+	if err := s.remove(ctx, c.Config); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// end kills a running container's first process, with which all others go, and waits for its end. The pid is believed only while the
+// container's lock is held: so long its monitor has not reaped it.
+func (s *Store) end(c *Container) error {
+	fd, err := unix.PidfdOpen(c.State.Pid, 0)
+	if err == unix.ESRCH {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if monitored, err := s.monitored(c.ID); err != nil || !monitored {
+		return err
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return err
+	}
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// Changes returns what diff needs: the container's upper, and the layers below it, highest first.
+func (s *Store) Changes(ctx context.Context, c *Container) (upper string, lowers []string, err error) {
+	lowers, upper, err = s.snaps.Lowers(ctx, snapshotKey(c.ID))
+	if err != nil {
+		return "", nil, fmt.Errorf("container %s: %w", c.Name, err)
+	}
+	return upper, lowers, nil
+}
