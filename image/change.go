@@ -13,7 +13,7 @@ func change(c *v1.Config, instruction string) error {
 	word, rest, _ := strings.Cut(strings.TrimSpace(instruction), " ")
 	rest = strings.TrimSpace(rest)
 	if rest == "" {
-		return fmt.Errorf("the instruction says nothing: %w", ErrInvalid)
+		return invalid("the instruction says nothing")
 	}
 	switch strings.ToUpper(word) {
 	case "CMD":
@@ -55,7 +55,7 @@ func change(c *v1.Config, instruction string) error {
 				proto = "tcp"
 			}
 			if number == "" || strings.Trim(number, "0123456789-") != "" {
-				return fmt.Errorf("%q is no port: %w", port, ErrInvalid)
+				return invalid("%q is no port", port)
 			}
 			if c.ExposedPorts == nil {
 				c.ExposedPorts = map[string]struct{}{}
@@ -66,7 +66,7 @@ func change(c *v1.Config, instruction string) error {
 		paths := strings.Fields(rest)
 		if strings.HasPrefix(rest, "[") {
 			if err := json.Unmarshal([]byte(rest), &paths); err != nil {
-				return fmt.Errorf("%q is no JSON list of strings: %w", rest, ErrInvalid)
+				return invalid("%q is no JSON list of strings", rest)
 			}
 		}
 		for _, p := range paths {
@@ -76,7 +76,7 @@ func change(c *v1.Config, instruction string) error {
 			c.Volumes[p] = struct{}{}
 		}
 	default:
-		return fmt.Errorf("%s is none of CMD, ENTRYPOINT, ENV, USER, WORKDIR, LABEL, EXPOSE, VOLUME, STOPSIGNAL: %w", word, ErrInvalid)
+		return invalid("%s is none of CMD, ENTRYPOINT, ENV, USER, WORKDIR, LABEL, EXPOSE, VOLUME, STOPSIGNAL", word)
 	}
 	return nil
 }
@@ -88,7 +88,7 @@ func command(s string) ([]string, error) {
 	}
 	var args []string
 	if err := json.Unmarshal([]byte(s), &args); err != nil {
-		return nil, fmt.Errorf("%q is no JSON list of strings: %w", s, ErrInvalid)
+		return nil, invalid("%q is no JSON list of strings", s)
 	}
 	return args, nil
 }
@@ -108,7 +108,7 @@ func assignments(s string) ([][2]string, error) {
 	for _, w := range words {
 		name, value, found := strings.Cut(w, "=")
 		if !found || name == "" {
-			return nil, fmt.Errorf("%q is not NAME=VALUE: %w", w, ErrInvalid)
+			return nil, invalid("%q is not NAME=VALUE", w)
 		}
 		pairs = append(pairs, [2]string{name, value})
 	}
@@ -146,7 +146,7 @@ func splitWords(s string) ([]string, error) {
 		}
 	}
 	if quote != 0 {
-		return nil, fmt.Errorf("a quote is not closed in %q: %w", s, ErrInvalid)
+		return nil, invalid("a quote is not closed in %q", s)
 	}
 	if inWord {
 		words = append(words, word.String())

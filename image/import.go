@@ -116,7 +116,7 @@ func now() (time.Time, error) {
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH=%q: want seconds since 1970: %w", s, ErrInvalid)
+		return time.Time{}, invalid("SOURCE_DATE_EPOCH=%q: want seconds since 1970", s)
 	}
 	return time.Unix(n, 0).UTC(), nil
 }
@@ -143,7 +143,7 @@ func importName(src ImportSource, given string) (reference.Ref, error) {
 	}
 	ref, err := reference.Parse("localhost/" + base)
 	if err != nil {
-		return ref, fmt.Errorf("its name, %q, does not make an image's name: give one, as in `import SOURCE NAME`: %w", base, ErrInvalid)
+		return ref, invalid("its name, %q, does not make an image's name: give one, as in `import SOURCE NAME`", base)
 	}
 	return ref, nil
 }
@@ -179,7 +179,7 @@ func (s *Store) importTree(ctx context.Context, src ImportSource, warn func(stri
 		case info.Mode().IsRegular() || info.Mode()&os.ModeNamedPipe != 0:
 			res, err = s.importTar(ctx, f, st, warn)
 		default:
-			err = fmt.Errorf("it is neither a directory nor a tarball: %w", ErrInvalid)
+			err = invalid("it is neither a directory nor a tarball")
 		}
 	}
 	if err != nil {
@@ -255,11 +255,11 @@ func (s *Store) refuse(dir string) error {
 	}
 	switch {
 	case real == "/":
-		return fmt.Errorf("the root of the running system, with all that is mounted in it: %w: copy what is wanted to a directory, or pack it with tar", ErrInvalid)
+		return invalid("the root of the running system, with all that is mounted in it: copy what is wanted to a directory, or pack it with tar")
 	case within(store, real):
-		return fmt.Errorf("the store itself (%s) lies in it: %w", store, ErrInvalid)
+		return invalid("the store itself (%s) lies in it", store)
 	case within(real, store):
-		return fmt.Errorf("it lies in the store itself (%s): %w", store, ErrInvalid)
+		return invalid("it lies in the store itself (%s)", store)
 	}
 	return nil
 }

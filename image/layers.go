@@ -81,7 +81,7 @@ func (p *puller) run(ctx context.Context) (*imageRow, error) {
 		return nil, fmt.Errorf("its config names %d layers, its manifest %d: %w", got, want, content.ErrCorrupt)
 	}
 	if len(m.parsed.Layers) == 0 {
-		return nil, fmt.Errorf("it has no layers: %w", ErrInvalid)
+		return nil, invalid("it has no layers")
 	}
 	blobs := []string{m.configDigest}
 	for _, b := range [][]byte{m.raw, m.index} {

@@ -35,7 +35,7 @@ func ParsePolicy(s string) (Policy, error) {
 	case PullAlways, PullMissing, PullNever:
 		return p, nil
 	}
-	return "", fmt.Errorf("policy %q: want always, missing or never: %w", s, ErrInvalid)
+	return "", invalid("policy %q: want always, missing or never", s)
 }
 
 // LayerDone says how a layer came to be here.
@@ -193,9 +193,9 @@ func fetchManifest(ctx context.Context, repo *registry.Repository, want string, 
 	}
 	switch t := types.MediaType(got.MediaType); {
 	case t == types.DockerManifestSchema1 || t == types.DockerManifestSchema1Signed:
-		return nil, fmt.Errorf("a manifest of Docker's schema 1, which nothing can verify: %w: push the image anew", ErrInvalid)
+		return nil, invalid("a manifest of Docker's schema 1, which nothing can verify: push the image anew")
 	case !t.IsImage():
-		return nil, fmt.Errorf("its manifest is of the type %.100q, not an image's: %w", got.MediaType, ErrInvalid)
+		return nil, invalid("its manifest is of the type %.100q, not an image's", got.MediaType)
 	}
 	if err := json.Unmarshal(got.Raw, &m.parsed); err != nil {
 		return nil, fmt.Errorf("its manifest does not parse: %w: %w", content.ErrCorrupt, err)
@@ -204,7 +204,7 @@ func fetchManifest(ctx context.Context, repo *registry.Repository, want string, 
 	m.configDigest = m.parsed.Config.Digest.String()
 	switch t := m.parsed.Config.MediaType; {
 	case !t.IsConfig():
-		return nil, fmt.Errorf("its config is of the type %.100q, so it is no image that can be run: %w", t, ErrInvalid)
+		return nil, invalid("its config is of the type %.100q, so it is no image that can be run", t)
 	case !reference.ValidDigest(m.configDigest):
 		return nil, fmt.Errorf("its config has the digest %.100q: %w", m.configDigest, content.ErrCorrupt)
 	case m.parsed.Config.Size > 4<<20:
@@ -215,9 +215,9 @@ func fetchManifest(ctx context.Context, repo *registry.Repository, want string, 
 		case !reference.ValidDigest(l.Digest.String()) || l.Size < 0:
 			return nil, fmt.Errorf("a layer has the digest %.100q and %d bytes: %w", l.Digest, l.Size, content.ErrCorrupt)
 		case !l.MediaType.IsDistributable():
-			return nil, fmt.Errorf("layer %s must be fetched from its maker's site (%s): %w", l.Digest, l.MediaType, ErrInvalid)
+			return nil, invalid("layer %s must be fetched from its maker's site (%s)", l.Digest, l.MediaType)
 		case !l.MediaType.IsLayer():
-			return nil, fmt.Errorf("layer %s is of the type %.100q: %w", l.Digest, l.MediaType, ErrInvalid)
+			return nil, invalid("layer %s is of the type %.100q", l.Digest, l.MediaType)
 		}
 	}
 	return m, nil
@@ -284,7 +284,7 @@ func parsePlatform(s string) (platform, error) {
 		parts = []string{"linux", s}
 	}
 	if len(parts) > 3 || slices.Contains(parts, "") {
-		return platform{}, fmt.Errorf("platform %q: want OS/ARCH or OS/ARCH/VARIANT: %w", s, ErrInvalid)
+		return platform{}, invalid("platform %q: want OS/ARCH or OS/ARCH/VARIANT", s)
 	}
 	p := platform{os: parts[0], arch: parts[1]}
 	switch p.arch { // uname's words, as Docker takes them

@@ -33,6 +33,18 @@ var (
 	ErrCorrupt      = errors.New("verification failed")
 )
 
+// kindError is an error of a kind that callers test for, whose text already says it all.
+type kindError struct {
+	text string
+	kind error
+}
+
+func (e *kindError) Error() string { return e.text }
+func (e *kindError) Unwrap() error { return e.kind }
+
+// invalid makes an ErrInvalid.
+func invalid(format string, a ...any) error { return &kindError{fmt.Sprintf(format, a...), ErrInvalid} }
+
 // Store is the images of one layerctl store.
 type Store struct {
 	root    string // --root

@@ -37,10 +37,10 @@ func (o CreateOptions) config() (Config, error) {
 	if c.Name == "" {
 		c.Name = randomName()
 	} else if !ValidName(c.Name) {
-		return c, fmt.Errorf("container name %q: want 2 to 200 letters, digits, '_', '.' and '-', beginning with a letter or digit: %w", c.Name, ErrInvalid)
+		return c, invalid("container name %q: want 2 to 200 letters, digits, '_', '.' and '-', beginning with a letter or digit", c.Name)
 	}
 	if len(c.Hostname) > 64 {
-		return c, fmt.Errorf("host name %.80q is longer than 64 bytes: %w", c.Hostname, ErrInvalid)
+		return c, invalid("host name %.80q is longer than 64 bytes", c.Hostname)
 	}
 	if c.Network != "none" && c.Network != "host" {
 		return c, Refuse("network %q", c.Network)
@@ -56,7 +56,7 @@ func (o CreateOptions) config() (Config, error) {
 	for _, kv := range o.Env {
 		name, value, given := cut(kv)
 		if name == "" {
-			return c, fmt.Errorf("environment %q: want NAME=VALUE or NAME: %w", kv, ErrInvalid)
+			return c, invalid("environment %q: want NAME=VALUE or NAME", kv)
 		}
 		if !given { // the caller's value, now: a container that is started later keeps it
 			v, ok := os.LookupEnv(name)
@@ -73,7 +73,7 @@ func (o CreateOptions) config() (Config, error) {
 	if c.WorkDir == "" {
 		c.WorkDir = o.Image.Settings.WorkingDir
 	} else if c.WorkDir[0] != '/' {
-		return c, fmt.Errorf("working directory %q is not absolute: %w", c.WorkDir, ErrInvalid)
+		return c, invalid("working directory %q is not absolute", c.WorkDir)
 	}
 	if c.WorkDir == "" || c.WorkDir[0] != '/' {
 		c.WorkDir = "/" + c.WorkDir
@@ -94,7 +94,7 @@ func (o CreateOptions) config() (Config, error) {
 		}
 	}
 	if len(c.Command) == 0 || c.Command[0] == "" {
-		return c, fmt.Errorf("no command: the image %s names none, and none was given: %w", o.Image.Name, ErrInvalid)
+		return c, invalid("no command: the image %s names none, and none was given", o.Image.Name)
 	}
 	return c, nil
 }
@@ -127,7 +127,7 @@ func (c *Config) checkRootFS() error {
 		return fmt.Errorf("root directory %s: %w", c.RootFS, err)
 	}
 	if !info.IsDir() {
-		return fmt.Errorf("root directory %s is not a directory: %w", c.RootFS, ErrInvalid)
+		return invalid("root directory %s is not a directory", c.RootFS)
 	}
 	c.RootFS = dir
 	return nil

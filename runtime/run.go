@@ -37,7 +37,7 @@ func (s *Store) Run(ctx context.Context, o CreateOptions, streams IO) (int, erro
 
 func (s *Store) runContainer(ctx context.Context, o CreateOptions, streams IO) (int, error) {
 	if o.TTY && o.Interactive && !term.IsTerminal(int(streams.Stdin.Fd())) {
-		return 0, fmt.Errorf("the input device is not a TTY (-it was asked for): %w", ErrInvalid)
+		return 0, invalid("the input device is not a TTY (-it was asked for)")
 	}
 	r, err := s.create(ctx, o)
 	if err != nil {

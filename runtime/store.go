@@ -29,6 +29,18 @@ var (
 	ErrUnsupported = errors.New("not supported")
 )
 
+// kindError is an error of a kind that callers test for, whose text already says it all.
+type kindError struct {
+	text string
+	kind error
+}
+
+func (e *kindError) Error() string { return e.text }
+func (e *kindError) Unwrap() error { return e.kind }
+
+// invalid makes an ErrInvalid.
+func invalid(format string, a ...any) error { return &kindError{fmt.Sprintf(format, a...), ErrInvalid} }
+
 // Refuse makes the error for what is understood but not supported.
 func Refuse(format string, a ...any) error {
 	return fmt.Errorf(format+": %w", append(a, ErrUnsupported)...)
@@ -255,7 +267,7 @@ func (s *Store) claimName(name, id string) error {
 			continue
 		}
 		if _, err := os.Lstat(filepath.Join(s.dir, "names", target)); err == nil {
-			return fmt.Errorf("name container %s: container %.12s has that name: %w", name, filepath.Base(target), ErrExists)
+			return &kindError{fmt.Sprintf("name container %s: container %.12s has that name", name, filepath.Base(target)), ErrExists}
 		}
 		os.Remove(link)
 	}
@@ -483,7 +495,7 @@ func (s *Store) Lookup(ctx context.Context, name string) (*Container, error) {
 	case 1:
 		return s.load(ctx, found[0])
 	}
-	return nil, fmt.Errorf("container %s: %d IDs begin so: %w", name, len(found), ErrInvalid)
+	return nil, invalid("container %s: %d IDs begin so", name, len(found))
 }
 
 // Using returns the names of the containers that stand on a chain.

@@ -35,7 +35,7 @@ func readInRoot(root *os.File, path string) (string, error) {
 	defer f.Close()
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return "", errors.Join(err, fmt.Errorf("/%s of the image is no regular file: %w", path, ErrInvalid))
+		return "", errors.Join(err, invalid("/%s of the image is no regular file", path))
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxDatabase))
 	if err != nil {
@@ -81,7 +81,7 @@ func findUser(root *os.File, s string) (user, error) {
 	case known == "" && numeric:
 		u.uid = number
 	case known == "":
-		return u, fmt.Errorf("user %q: no such user in the image's /etc/passwd: %w", name, ErrInvalid)
+		return u, invalid("user %q: no such user in the image's /etc/passwd", name)
 	}
 	if u.uid == 0 && known == "" {
 		u.home = "/root"
@@ -117,7 +117,7 @@ func findUser(root *os.File, s string) (user, error) {
 	case withGroup && !found && gnumeric:
 		u.gid = gnumber
 	case withGroup && !found:
-		return u, fmt.Errorf("group %q: no such group in the image's /etc/group: %w", group, ErrInvalid)
+		return u, invalid("group %q: no such group in the image's /etc/group", group)
 	}
 	if len(u.groups) == 0 {
 		u.groups = []uint32{u.gid}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
 	"github.com/layerctl/layerctl/image"
 	"github.com/layerctl/layerctl/runtime"
 	"github.com/layerctl/layerctl/snapshot"
@@ -82,7 +83,7 @@ func (in inspector) inspect(ctx context.Context, kind, name string) (any, error)
 	}
 	info, err := in.snaps.Stat(ctx, name)
 	if errors.Is(err, snapshot.ErrNotFound) && kind == "" {
-		return nil, fmt.Errorf("inspect %s: no such image, container or snapshot: %w", name, image.ErrNotFound)
+		return nil, start.Hinted(fmt.Errorf("inspect %s: no such image, container or snapshot", name), "`layerctl images` and `layerctl ps -a` list what is here")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("inspect: %w", err)
