@@ -54,6 +54,11 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 	if o.Warn == nil {
 		o.Warn = func(string) {}
 	}
+	if src.Reader == nil {
+		if err := s.refuse(src.Path); err != nil {
+			return Image{}, err
+		}
+	}
 	ref, err := importName(src, o.Ref)
 	if err != nil {
 		return Image{}, err
@@ -154,10 +159,9 @@ func (s *Store) importTree(ctx context.Context, src ImportSource, warn func(stri
 	if err != nil {
 		return snapshot.Tree{}, nil, err
 	}
-	release = func() { st.Discard() }
 	defer func() {
 		if err != nil {
-			release()
+			st.Discard()
 		}
 	}()
 	var res layer.Result
@@ -202,11 +206,14 @@ func (s *Store) importTree(ctx context.Context, src ImportSource, warn func(stri
 	if err := s.snaps.PutTrees(ctx, []*snapshot.NewTree{n}); err != nil {
 		return snapshot.Tree{}, nil, err
 	}
-	return n.Tree, release, nil
+	return n.Tree, func() { st.Discard() }, nil
 }
 
 // unwrapPath leaves the path out of an error that says it before already.
 func unwrapPath(err error) error {
+	if err == nil {
+		return nil
+	}
 	var pe *os.PathError
 	if errors.As(err, &pe) {
 		return pe.Err
@@ -216,9 +223,6 @@ func unwrapPath(err error) error {
 
 // importDir copies a directory as the stream of its canonical tar, so that the tree and its diff ID are made in one pass.
 func (s *Store) importDir(ctx context.Context, dir *os.File, st *snapshot.Staging, warn func(string)) (layer.Result, error) {
-	if err := s.refuse(dir.Name()); err != nil {
-		return layer.Result{}, err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r, w := io.Pipe()
@@ -237,14 +241,17 @@ func (s *Store) importDir(ctx context.Context, dir *os.File, st *snapshot.Stagin
 	return res, err
 }
 
-// refuse keeps the store from swallowing itself.
+// refuse keeps the store from swallowing itself, and the running system from being taken for a tree.
 func (s *Store) refuse(dir string) error {
 	real, err := filepath.EvalSymlinks(dir)
 	if err == nil {
 		real, err = filepath.Abs(real)
 	}
 	if err != nil {
-		return err
+		return unwrapPath(err)
+	}
+	if info, err := os.Stat(real); err != nil || !info.IsDir() {
+		return unwrapPath(err) // a tarball may lie anywhere
 	}
 	store, err := filepath.EvalSymlinks(s.root)
 	if err == nil {
@@ -279,6 +286,10 @@ func (s *Store) importTar(ctx context.Context, r io.Reader, st *snapshot.Staging
 	}
 	if res.TarSize == 0 {
 		return res, fmt.Errorf("it is empty: %w", layer.ErrMalformed)
+	}
+	if res.TarSize%512 != 0 {
+		// No digest vouches for this one, and a cut in the padding behind a file looks like an end to a tar reader.
+		return res, fmt.Errorf("the tarball ends in the middle of a block, so it was cut short: %w", layer.ErrMalformed)
 	}
 	if res.Needs > 0 {
 		// Whiteouts hide nothing in a lowest layer, and hard links must have had their file.

@@ -328,15 +328,16 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 		return nil, err
 	}
 	var r running
-	started := readJSON(s.runPath(id, "state.json"), &r) == nil
+	readJSON(s.runPath(id, "state.json"), &r) // not there, or half written: it has not begun, as far as anybody knows
 	if monitored {
 		c.State = State{Status: StatusCreated}
-		if started {
+		if r.Pid != 0 {
 			c.State = State{Status: StatusRunning, Pid: r.Pid, StartedAt: r.StartedAt}
 		}
 		return c, nil
 	}
-	if started || c.AutoRemove {
+	// Nobody monitors it, and its volatile state is there: a crash left that.
+	if _, err := os.Lstat(s.runPath(id)); err == nil || c.AutoRemove {
 		if err := s.bury(ctx, c, r); err != nil || c.AutoRemove {
 			return nil, errors.Join(err, fmt.Errorf("container %.12s: %w", id, ErrNotFound))
 		}
@@ -372,6 +373,7 @@ func (s *Store) monitored(id string) (bool, error) {
 
 // bury ends what is left of a container whose monitor is gone, and records that nobody saw its end; one that was to be removed is.
 func (s *Store) bury(ctx context.Context, c *Container, r running) error {
+	os.Mkdir(s.runPath(c.ID), 0o700) // a reboot took it
 	lock, err := s.lock(c.ID)
 	if err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
@@ -393,6 +395,9 @@ func (s *Store) bury(ctx context.Context, c *Container, r running) error {
 	group.Remove()
 	if c.AutoRemove {
 		return s.remove(ctx, c.Config)
+	}
+	if r.Pid == 0 {
+		return os.RemoveAll(s.runPath(c.ID)) // it had not begun
 	}
 	e := ended{ExitCode: 255, Error: "its monitor was killed; nobody saw how it ended", StartedAt: r.StartedAt, FinishedAt: time.Now().UTC()}
 	b, err := json.Marshal(e)
@@ -456,6 +461,7 @@ func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 			list = append(list, *c)
 		}
 	}
+	s.sweepNames(ctx)
 	sort.SliceStable(list, func(i, j int) bool { return list[i].Created.After(list[j].Created) })
 	return list, nil
 }
@@ -465,8 +471,33 @@ func (s *Store) sweep(ctx context.Context, id string) {
 	if _, err := os.Lstat(s.path(id, "config.json")); err == nil {
 		return
 	}
-	if monitored, err := s.monitored(id); err == nil && !monitored {
+	// A lock that is not there yet is about to be taken, or was: only one that is there and free says that its maker is gone.
+	lock, err := os.Open(s.runPath(id, "lock"))
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		cgroup.Of(id).Remove()
 		s.remove(ctx, Config{ID: id})
+	}
+}
+
+// sweepNames takes away what a crash left of containers that have no directory: names, and volatile state.
+func (s *Store) sweepNames(ctx context.Context) {
+	names, _ := os.ReadDir(filepath.Join(s.dir, "names"))
+	for _, n := range names {
+		// The directory is made before the name, so a name without one is nobody's.
+		link := filepath.Join(s.dir, "names", n.Name())
+		if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) {
+			os.Remove(link)
+		}
+	}
+	states, _ := os.ReadDir(s.run)
+	for _, id := range states {
+		if _, err := os.Lstat(s.path(id.Name())); errors.Is(err, fs.ErrNotExist) {
+			s.sweep(ctx, id.Name())
+		}
 	}
 }
 

@@ -68,6 +68,9 @@ func (s *Store) dropStaleLinks(h string) {
 // RemoveChain removes the committed snapshot name and then, from the top down, every parent that keep does not want and on which
 // nothing else stands, and deletes what no row names any more. A snapshot on which something stands ends it without an error.
 func (s *Store) RemoveChain(ctx context.Context, name string, keep func(name string) bool) error {
+	if err := s.sweepStagings(); err != nil { // half-made snapshots must not keep their parents
+		return fmt.Errorf("sweep stagings: %w", err)
+	}
 	for name != "" && !keep(name) {
 		info, err := s.Stat(ctx, name)
 		if err == nil {
@@ -201,7 +204,11 @@ func (s *Store) sweepStagings() error {
 			d.Close()
 		}
 	}
-	return nil
+	chains, err := dirNames(s.path("children"))
+	for _, h := range chains {
+		s.dropStaleLinks(h)
+	}
+	return err
 }
 
 // discardDir moves a directory into the trash.

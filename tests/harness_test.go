@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "these tests make namespaces and mounts: run them as root")
 			return 1
 		}
-		dir, err := os.MkdirTemp("/var/tmp", "layerctl-tests.")
+		dir, err := os.MkdirTemp("/var/tmp", "lct.")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

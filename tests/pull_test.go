@@ -122,7 +122,7 @@ func TestStoreIsALayoutForOthers(t *testing.T) {
 	reg.push("layout", "", "--config.cmd /bin/sh", busyboxLayer, "echo 2 > two")
 	e := newEnv(t)
 	e.ok("pull", reg.addr+"/layout")
-	sh(t, e.dir, "skopeo copy -q dir:/dev/null dir:/dev/null 2>/dev/null || true; cp -r store/images layout; skopeo inspect --raw oci:layout:"+reg.addr+"/layout:latest | grep -q layers; skopeo copy -q oci:layout:"+reg.addr+"/layout:latest dir:copy")
+	sh(t, e.dir, "cp -r store/images layout; skopeo inspect --raw oci:layout:"+reg.addr+"/layout:latest | grep -q layers; skopeo copy -q oci:layout:"+reg.addr+"/layout:latest dir:copy")
 }
 
 func TestPullBad(t *testing.T) {
@@ -153,17 +153,20 @@ func TestPullBad(t *testing.T) {
 	damage("truncated", func(l, _ string) (string, string) { return l, "truncate -s 1000 BLOB" })
 	damage("longer", func(l, _ string) (string, string) { return l, "head -c 1000 /dev/zero >> BLOB" })
 	damage("config", func(_, c string) (string, string) { return c, "sed -i s/linux/lynux/ BLOB" })
-	damage("swapped", func(l, _ string) (string, string) { _, _, g := digestOf("good"); return l, "cp " + reg.blob(g) + " BLOB" })
+	damage("swapped", func(l, _ string) (string, string) {
+		_, _, g := digestOf("good")
+		return l, "cp " + reg.blob(g) + " BLOB"
+	})
 	// A layer that is whole, under a config that says another diff ID.
 	reg.push("lying", "", "--config.cmd /bin/sh", "echo lying > name")
 	sh(t, e.dir, `skopeo copy -q --src-tls-verify=false docker://`+reg.addr+`/lying dir:lying; cd lying
 cfg=$(grep -o '"config":{[^}]*}' manifest.json | grep -o 'sha256:[0-9a-f]*' | cut -d: -f2); sed -i 's/"diff_ids":\["sha256:..../"diff_ids":["sha256:0000/' $cfg
 new=$(sha256sum < $cfg | cut -d' ' -f1); mv $cfg $new; sed -i "s/$cfg/$new/" manifest.json
 up=$(curl -sf -X POST -D - http://`+reg.addr+`/v2/lying/blobs/uploads/ | tr -d '\r' | sed -n 's/^Location: //p')
-curl -sf -X PUT --data-binary @$new "$up&digest=sha256:$new"; curl -sf -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @manifest.json http://`+reg.addr+`/v2/lying/manifests/latest`)
+curl -sf -X PUT -H "Content-Type: application/octet-stream" --data-binary @$new "$up&digest=sha256:$new"; curl -sf -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @manifest.json http://`+reg.addr+`/v2/lying/manifests/latest`)
 	// Something that is no image.
 	sh(t, e.dir, `printf '{}' > empty; h=$(sha256sum < empty | cut -d' ' -f1)
-up=$(curl -sf -X POST -D - http://`+reg.addr+`/v2/artifact/blobs/uploads/ | tr -d '\r' | sed -n 's/^Location: //p'); curl -sf -X PUT --data-binary @empty "$up&digest=sha256:$h"
+up=$(curl -sf -X POST -D - http://`+reg.addr+`/v2/artifact/blobs/uploads/ | tr -d '\r' | sed -n 's/^Location: //p'); curl -sf -X PUT -H "Content-Type: application/octet-stream" --data-binary @empty "$up&digest=sha256:$h"
 printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.example.thing","digest":"sha256:%s","size":2},"layers":[]}' $h > m
 curl -sf -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @m http://`+reg.addr+`/v2/artifact/manifests/latest`)
 	locked := startRegistry(t, "auth: {silly: {realm: 'http://127.0.0.1:1/token', service: test}}")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 
 	"github.com/spf13/cobra"
@@ -46,9 +47,9 @@ func (a *app) run(cmd *cobra.Command, r *start.Run, args []string) error {
 			return err
 		}
 	}
-	// From here on the signals are the container's.
+	// From here on the signals are the container's. Letting go of them cancels the context, which is not meant.
 	a.stopSignals()
-	code, err := r.Execute(ctx, containers, r.Options(rec, args))
+	code, err := r.Execute(context.WithoutCancel(ctx), containers, r.Options(rec, args))
 	if err != nil {
 		return err
 	}
