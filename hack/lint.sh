@@ -18,7 +18,7 @@ while read -r dir; do
 	esac
 done < <(git ls-files '*.go' | xargs -n1 dirname | sort -u)
 
-if grep -rnE 'TODO|FIXME|XXX|not implemented' --include='*.go' --include='*.sh' --exclude=lint.sh . >&2; then
+if grep -rnE 'TODO|FIXME|\bXXX\b|not implemented' --include='*.go' --include='*.sh' --exclude=lint.sh . >&2; then
 	say "unfinished work is not committed"
 fi
 

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 [ -x bin/layerctl ] || { echo "quickstart: there is no bin/layerctl: run it by make quickstart" >&2; exit 1; }
 PATH=$PWD/bin:$PATH
 hack=$PWD/hack
-bold= plain=
+bold='' plain=''
 [ ! -t 1 ] || { bold=$(tput bold 2>/dev/null || true) plain=$(tput sgr0 2>/dev/null || true); }
 say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
 # show prints a command as one would type it, then runs it.

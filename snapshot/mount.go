@@ -197,6 +197,9 @@ func (m overlay) mount() (*os.File, error) {
 		return nil, fmt.Errorf("open overlayfs: %w (%w)", ErrUnavailable, err)
 	}
 	defer unix.Close(fd)
+	if err := unix.FsconfigSetString(fd, "source", "overlay"); err != nil { // what findmnt shows; "none" without it
+		return nil, m.failure(fd, "source", err)
+	}
 	for i, l := range m.lowers {
 		if err := configPath(fd, "lowerdir+", l); err != nil {
 			if i == 0 && err == unix.EINVAL {
@@ -293,33 +296,45 @@ func (s *Store) mountLegacy(m overlay) (*os.File, error) {
 	if options.Len() >= os.Getpagesize() {
 		return nil, fmt.Errorf("%d lowers do not fit into mount(2)'s one page of options on this kernel (6.5 has no such limit): %w", len(m.lowers), ErrInvalid)
 	}
-	type result struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan result)
+	var f *os.File
+	err := onPrivateThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("make a mount namespace: %w", err)
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return fmt.Errorf("make mounts private: %w", err)
+		}
+		if err := unix.Chdir(prefix); err != nil {
+			return fmt.Errorf("enter %s: %w", prefix, err)
+		}
+		target := s.path("staging")
+		if err := unix.Mount("overlay", target, "overlay", 0, options.String()); err != nil {
+			return m.classify("", "", err)
+		}
+		// The thread ends when the scheduler likes: the mount must not live that long.
+		defer unix.Unmount(target, unix.MNT_DETACH)
+		var err error
+		f, err = cloneTree(target)
+		return err
+	})
+	return f, err
+}
+
+// onPrivateThread runs do on a thread that ends after it, with whatever namespace do moved it to. It is never the main thread: that
+// one does not end before the process, and is what /proc/self shows.
+func onPrivateThread(do func() error) error {
+	done := make(chan error)
 	go func() {
-		goruntime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and its namespace with it
-		f, err := func() (*os.File, error) {
-			if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-				return nil, fmt.Errorf("make a mount namespace: %w", err)
-			}
-			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-				return nil, fmt.Errorf("make mounts private: %w", err)
-			}
-			if err := unix.Chdir(prefix); err != nil {
-				return nil, fmt.Errorf("enter %s: %w", prefix, err)
-			}
-			target := s.path("staging")
-			if err := unix.Mount("overlay", target, "overlay", 0, options.String()); err != nil {
-				return nil, m.classify("", "", err)
-			}
-			return cloneTree(target)
-		}()
-		done <- result{f, err}
+		goruntime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// Asked for while this goroutine keeps the main thread, another one must be on another.
+			defer goruntime.UnlockOSThread()
+			done <- onPrivateThread(do)
+			return
+		}
+		done <- do() // never unlocked: the thread ends with the goroutine
 	}()
-	r := <-done
-	return r.f, r.err
+	return <-done
 }
 
 // cloneTree makes a detached bind mount of path.

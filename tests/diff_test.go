@@ -33,18 +33,18 @@ var operations = []struct{ name, script, want, podman string }{
 	{"nothing", "true", "", ""},
 	{"read", "cat /etc/one /etc/sub/three > /dev/null", "", ""},
 	{"add", "echo x > /etc/new", "C /etc|A /etc/new", ""},
-	{"append", "echo x >> /etc/one", "C /etc/one", "podman shows /etc, which did not change"},
+	{"append", "echo x >> /etc/sub/three", "C /etc/sub/three", ""},
 	{"delete", "rm /etc/one", "C /etc|D /etc/one", ""},
 	{"delete a tree", "rm -r /etc/sub", "C /etc|D /etc/sub", ""},
 	{"remove a directory and make it again", "rm -r /etc/sub; mkdir /etc/sub; echo n > /etc/sub/n", "C /etc|C /etc/sub|A /etc/sub/n|D /etc/sub/three", "podman prints D for a directory that is there"},
 	{"rename", "mv /etc/one /etc/uno", "C /etc|D /etc/one|A /etc/uno", ""},
 	{"rename a directory", "mv /etc/sub /etc/bus", "C /etc|A /etc/bus|A /etc/bus/three|D /etc/sub", ""},
-	{"mode", "chmod 600 /etc/one", "C /etc/one", "podman shows /etc, which did not change"},
+	{"mode", "chmod 600 /etc/sub/three", "C /etc/sub/three", ""},
 	{"mode of a directory", "chmod 700 /srv", "C /srv", ""},
 	{"owner", "chown 1000:1000 /srv/www", "C /srv/www", "podman shows /srv, which did not change"},
 	{"link", "ln -s /etc/one /srv/l", "C /srv|A /srv/l", ""},
 	{"hard link", "ln /etc/one /etc/uno", "C /etc|C /etc/one|A /etc/uno", ""},
-	{"file to directory", "rm /etc/one; mkdir /etc/one; echo n > /etc/one/n", "C /etc|C /etc/one|A /etc/one/n", ""},
+	{"file to directory", "rm /etc/one; mkdir /etc/one; echo n > /etc/one/n", "C /etc|C /etc/one|A /etc/one/n", "podman fails: it looks for the new file below the old one"},
 	{"directory to file", "rm -r /etc/sub; echo n > /etc/sub", "C /etc|C /etc/sub", ""},
 	{"new tree", "mkdir -p /opt/a/b; echo n > /opt/a/b/f", "A /opt|A /opt/a|A /opt/a/b|A /opt/a/b/f", ""},
 	{"fifo", "mkfifo /srv/p", "C /srv|A /srv/p", ""},
@@ -89,7 +89,7 @@ func TestDiff(t *testing.T) {
 			if json := e.ok("diff", "--format", "json", name); strings.Count(json, "\n") != len(want) {
 				t.Errorf("JSON: %s", json)
 			}
-			theirs := sortedLines(sh(t, e.dir, podman+" run --name "+name+" --network none busybox sh -c '"+op.script+"' >/dev/null 2>&1; "+podman+" diff "+name))
+			theirs := sortedLines(sh(t, e.dir, podman+" run --name "+name+" --network none busybox sh -c '"+op.script+"' >/dev/null 2>&1; "+podman+" diff "+name+" 2>/dev/null || echo '! podman diff failed'"))
 			theirs = slices.DeleteFunc(theirs, stub)
 			ours := slices.DeleteFunc(sortedLines(strings.Join(want, "\n")), stub)
 			if same := slices.Equal(theirs, ours); same != (op.podman == "") {

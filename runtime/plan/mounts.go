@@ -114,7 +114,8 @@ func detached(kind string, data [][2]string, attr uintptr) (*os.File, error) {
 		return nil, fmt.Errorf("fsopen: %w", err)
 	}
 	defer unix.Close(fd)
-	for _, kv := range data {
+	// What findmnt shows as the source; "none" without it.
+	for _, kv := range append([][2]string{{"source", kind}}, data...) {
 		if kv[1] == "" {
 			err = unix.FsconfigSetFlag(fd, kv[0])
 		} else {
@@ -281,6 +282,7 @@ func (c *compiler) enterRoot(mounts []mountStep) {
 			continue
 		}
 		fs := c.call(name+" (fsopen)", nowhere, unix.SYS_FSOPEN, Str(m.spec.Type), Int(unix.FSOPEN_CLOEXEC))
+		c.call(name+" (source)", nowhere, unix.SYS_FSCONFIG, Result(fs), Int(unix.FSCONFIG_SET_STRING), Str("source"), Str(m.spec.Type), Int(0))
 		c.call(name+" (create)", nowhere, unix.SYS_FSCONFIG, Result(fs), Int(unix.FSCONFIG_CMD_CREATE), Int(0), Int(0), Int(0))
 		mnt := c.call(name+" (fsmount)", nowhere, unix.SYS_FSMOUNT, Result(fs), Int(unix.FSMOUNT_CLOEXEC), Int(m.flags))
 		c.attach(name, m, Result(mnt))
