@@ -48,9 +48,7 @@ func (s *Store) runContainer(ctx context.Context, o CreateOptions, streams IO) (
 	}
 	defer r.lock.Close()
 	// From here on the signals are the container's.
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
-	defer signal.Stop(signals)
+	signals := monitor.Catch()
 	stdio, closeStdio, err := callersStreams(o.Interactive, streams)
 	if err != nil {
 		return 0, errors.Join(err, s.remove(ctx, r.Config))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -43,9 +42,7 @@ func Attach(c *Conn, stdin, stdout *os.File, input bool) (int, error) {
 		}
 	}
 	size()
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
-	defer signal.Stop(signals)
+	signals := Catch()
 	go func() {
 		for s := range signals {
 			n := s.(unix.Signal)
