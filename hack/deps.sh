@@ -4,7 +4,7 @@ set -euo pipefail
 
 quickstart=(mmdebstrap docker-registry umoci skopeo ca-certificates)
 test=("${quickstart[@]}" debootstrap podman runc uidmap busybox-static attr acl libcap2-bin xz-utils zstd bzip2 util-linux iproute2 tmux shellcheck)
-bench=("${test[@]}" bubblewrap time)
+bench=("${test[@]}" bubblewrap time hyperfine jq)
 
 case "${1:-}" in
 quickstart) want=("${quickstart[@]}") ;;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a small Debian tree and keeps it packed under .cache, so that the next caller has it at once: tree.sh DIR
 set -euo pipefail
+target=$(realpath -m "$1")
 cd "$(dirname "$0")/.."
 suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
 cache=.cache/debian-$suite.tar
@@ -14,5 +15,5 @@ if ! [ -e "$cache" ]; then
 		mv "$cache.new.tar" "$cache"
 	fi
 fi
-mkdir -p "$1"
-tar -C "$1" --xattrs --xattrs-include='*' --numeric-owner -xpf "$cache"
+mkdir -p "$target"
+tar -C "$target" --xattrs --xattrs-include='*' --numeric-owner -xpf "$cache"
