@@ -1,0 +1,136 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func open(t *testing.T) *Store {
+	t.Helper()
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestPut(t *testing.T) {
+	s := open(t)
+	digest, err := s.Put([]byte("hello"))
+	if err != nil || digest != "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824" {
+		t.Fatalf("%s, %v", digest, err)
+	}
+	if b, err := s.Read(digest); err != nil || string(b) != "hello" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := os.WriteFile(s.Path(digest), []byte("hellO"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Read(digest); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a damaged blob: %v, want ErrCorrupt", err)
+	}
+	for range 2 {
+		if err := s.Delete(digest); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := s.Open(digest); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a blob that was deleted: %v, want ErrNotFound", err)
+	}
+}
+
+func TestIngest(t *testing.T) {
+	digest := Digest([]byte("hello"))
+	for _, row := range []struct {
+		name, content string
+		size          int64
+		writes, names error
+	}{
+		{"right", "hello", 5, nil, nil},
+		{"of unknown size", "hello", -1, nil, nil},
+		{"other bytes", "hellO", 5, nil, ErrCorrupt},
+		{"too short", "hell", 5, nil, ErrCorrupt},
+		{"too long", "hello!", 5, ErrCorrupt, ErrCorrupt},
+		{"nothing", "", 5, nil, ErrCorrupt},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := open(t)
+			in, err := s.TryIngest(digest, row.size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := in.Write([]byte(row.content)); !errors.Is(err, row.writes) {
+				t.Errorf("Write: %v, want %v", err, row.writes)
+			}
+			if err := in.Commit(); !errors.Is(err, row.names) {
+				t.Errorf("Commit: %v, want %v", err, row.names)
+			}
+			if err := in.Close(); err != nil {
+				t.Error(err)
+			}
+			if s.Has(digest) != (row.names == nil) {
+				t.Errorf("the blob is there: %v", s.Has(digest))
+			}
+			if left, err := os.ReadDir(s.dir + "/ingest"); err != nil || len(left) > 0 {
+				t.Errorf("left in ingest: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+// Whoever comes second waits, and finds what the first one brought.
+func TestIngestAtOnce(t *testing.T) {
+	s := open(t)
+	digest := Digest([]byte("hello"))
+	first, err := s.TryIngest(digest, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.TryIngest(digest, 5); !errors.Is(err, ErrBusy) {
+		t.Fatalf("a second ingest: %v, want ErrBusy", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	if _, err := s.WaitIngest(ctx, digest, 5); !errors.Is(err, context.Canceled) {
+		t.Fatalf("a wait that was called off: %v", err)
+	}
+	waited := make(chan error)
+	go func() {
+		second, err := s.WaitIngest(context.Background(), digest, 5)
+		if err == nil {
+			if !s.Has(digest) {
+				err = errors.New("the wait ended before the blob was there")
+			}
+			second.Close()
+		}
+		waited <- err
+	}()
+	if _, err := first.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-waited:
+		t.Fatalf("the wait ended while the layer was still in work: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPathsStayInside(t *testing.T) {
+	s := open(t)
+	if p := s.Path(Digest(nil)); !strings.HasPrefix(p, s.dir+"/blobs/sha256/") {
+		t.Error(p)
+	}
+}
