@@ -3,7 +3,7 @@
 set -euo pipefail
 
 quickstart=(mmdebstrap docker-registry umoci skopeo ca-certificates)
-test=("${quickstart[@]}" debootstrap podman runc uidmap busybox-static attr acl libcap2-bin xz-utils zstd bzip2 util-linux iproute2 tmux shellcheck)
+test=("${quickstart[@]}" debootstrap podman runc uidmap busybox-static attr acl libcap2-bin xz-utils zstd bzip2 util-linux iproute2 tmux shellcheck strace e2fsprogs)
 bench=("${test[@]}" bubblewrap time hyperfine jq)
 
 case "${1:-}" in

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Format is the first line of a store's format file.
@@ -23,6 +25,8 @@ func CheckFormat(root string) error {
 			return fmt.Errorf("%s says %.40q, this program reads %q: %w", path, got, Format, ErrFormat)
 		}
 		return nil
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%s is no directory: %w", root, ErrNotStore)
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}

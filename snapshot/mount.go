@@ -194,7 +194,7 @@ func (m overlay) mount() (*os.File, error) {
 		if err == unix.ENOSYS {
 			return nil, errNoLowerAdd
 		}
-		return nil, fmt.Errorf("open overlayfs: %w (%w)", ErrUnavailable, err)
+		return nil, m.classify("open", "", err)
 	}
 	defer unix.Close(fd)
 	if err := unix.FsconfigSetString(fd, "source", "overlay"); err != nil { // what findmnt shows; "none" without it

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/layerctl/layerctl/runtime"
@@ -41,14 +43,27 @@ func fromEnv(name, otherwise string) string {
 	return otherwise
 }
 
-// Resolve checks the privilege that the store needs, and that its directories are named.
+// Resolve checks the privilege that the store needs, and makes the names of its directories absolute: a container's monitor works
+// from another directory.
 func (g *Globals) Resolve() error {
-	if g.Root == "" || g.RunRoot == "" {
-		return errors.New("open store: --root and --run-root must not be empty")
+	for _, dir := range []*string{&g.Root, &g.RunRoot} {
+		if *dir == "" {
+			return errors.New("open store: --root and --run-root must not be empty")
+		}
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return fmt.Errorf("open store %s: %w", *dir, err)
+		}
+		*dir = abs
 	}
 	if os.Geteuid() != 0 {
 		return Hinted(errors.New("open store "+g.Root+": layerctl must be run by root"),
 			"ordinary users are not supported yet; try sudo layerctl")
+	}
+	// user_namespaces(7): the initial namespace maps every ID to itself.
+	if b, err := os.ReadFile("/proc/self/uid_map"); err == nil && !slices.Equal(strings.Fields(string(b)), []string{"0", "0", "4294967295"}) {
+		return Hinted(errors.New("open store "+g.Root+": layerctl must be run by the host's root, and this is the root of a user namespace"),
+			"ordinary users are not supported yet; try sudo layerctl outside of it")
 	}
 	return nil
 }
