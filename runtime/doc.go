@@ -8,7 +8,7 @@
 //
 // and below the run root, which a reboot may empty:
 //
-//	containers/ID/lock          held by flock as long as the container's monitor lives
+//	containers/ID/              locked by flock as long as the container's monitor lives
 //	containers/ID/state.json    its first process and when it started
 //	containers/ID/hosts, hostname, resolv.conf   what is mounted in it
 //

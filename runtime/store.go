@@ -14,9 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/layerctl/layerctl/runtime/cgroup"
 	"github.com/layerctl/layerctl/snapshot"
 )
 
@@ -157,7 +154,7 @@ func newID() string {
 
 func snapshotKey(id string) string { return "container/" + id }
 
-// record is what create makes and whoever monitors the container holds.
+// recorded is what create makes and whoever monitors the container holds.
 type recorded struct {
 	Config
 	lock *os.File
@@ -173,20 +170,13 @@ func (s *Store) runPath(id string, name ...string) string {
 
 // add makes a container's records and its snapshot, and holds its lock. On an error nothing stays.
 func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
-	if err := os.Mkdir(s.runPath(c.ID), 0o700); err != nil {
-		return nil, fmt.Errorf("make container: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			os.RemoveAll(s.runPath(c.ID))
-		}
-	}()
-	lock, err := s.lock(c.ID)
+	lock, err := s.hold(c.ID, time.Minute) // nobody keeps it: who finds the directory unlocked looks whether a crash left it
 	if err != nil {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
 	defer func() {
 		if err != nil {
+			os.RemoveAll(s.runPath(c.ID))
 			lock.Close()
 		}
 	}()
@@ -218,7 +208,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 	}
 	b, err := json.Marshal(c)
 	if err == nil {
-		err = writeFile(s.path(c.ID, "config.json"), b, !c.AutoRemove)
+		err = snapshot.WriteFile(s.path(c.ID, "config.json"), b, !c.AutoRemove)
 	}
 	if err == nil && !c.AutoRemove {
 		err = errors.Join(snapshot.SyncDir(s.dir), snapshot.SyncDir(filepath.Join(s.dir, "names")))
@@ -228,27 +218,6 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
 	return &recorded{c, lock}, nil
-}
-
-// writeFile writes a file of a container's. A durable one is replaced whole; others are read only by who holds the lock, or after.
-func writeFile(path string, b []byte, durable bool) error {
-	if durable {
-		return snapshot.WriteFile(path, b, true)
-	}
-	return os.WriteFile(path, b, 0o600)
-}
-
-// lock takes the lock that says "monitored".
-func (s *Store) lock(id string) (*os.File, error) {
-	f, err := os.OpenFile(s.runPath(id, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }
 
 // claimName makes the link that reserves a name. One that leads nowhere was left by a crash.
@@ -299,8 +268,12 @@ type running struct {
 	StartedAt time.Time
 }
 
+// readJSON reads a record. An empty one is what a power cut leaves of a file that was not made durable: it is not there.
 func readJSON(path string, v any) error {
 	b, err := os.ReadFile(path)
+	if err == nil && len(b) == 0 {
+		err = &fs.PathError{Op: "read", Path: path, Err: fs.ErrNotExist}
+	}
 	if err != nil {
 		return err
 	}
@@ -338,7 +311,7 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 	}
 	// Nobody monitors it, and its volatile state is there: a crash left that.
 	if _, err := os.Lstat(s.runPath(id)); err == nil || c.AutoRemove {
-		if err := s.bury(ctx, c, r); err != nil || c.AutoRemove {
+		if err := s.bury(ctx, c); err != nil || c.AutoRemove {
 			return nil, errors.Join(err, fmt.Errorf("container %.12s: %w", id, ErrNotFound))
 		}
 	}
@@ -352,78 +325,6 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 		return nil, err
 	}
 	return c, nil
-}
-
-// monitored says whether somebody holds a container's lock.
-func (s *Store) monitored(id string) (bool, error) {
-	f, err := os.Open(s.runPath(id, "lock"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-	if err == unix.EWOULDBLOCK {
-		return true, nil
-	}
-	return false, err
-}
-
-// bury ends what is left of a container whose monitor is gone, and records that nobody saw its end; one that was to be removed is.
-func (s *Store) bury(ctx context.Context, c *Container, r running) error {
-	os.Mkdir(s.runPath(c.ID), 0o700) // a reboot took it
-	lock, err := s.lock(c.ID)
-	if err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
-			return nil // somebody else is at it
-		}
-		return fmt.Errorf("end what is left of container %.12s: %w", c.ID, err)
-	}
-	defer lock.Close()
-	group := cgroup.Of(c.ID)
-	for range 100 {
-		if err := group.Kill(); err != nil {
-			return fmt.Errorf("end what is left of container %.12s: %w", c.ID, err)
-		}
-		if group.Empty() {
-			break
-		}
-		time.Sleep(10 * time.Millisecond) // the kernel tells nobody when a killed process is gone, on v1
-	}
-	group.Remove()
-	if c.AutoRemove {
-		return s.remove(ctx, c.Config)
-	}
-	if r.Pid == 0 {
-		return os.RemoveAll(s.runPath(c.ID)) // it had not begun
-	}
-	e := ended{ExitCode: 255, Error: "its monitor was killed; nobody saw how it ended", StartedAt: r.StartedAt, FinishedAt: time.Now().UTC()}
-	b, err := json.Marshal(e)
-	if err == nil {
-		err = snapshot.WriteFile(s.path(c.ID, "exit.json"), b, true)
-	}
-	if err == nil {
-		err = os.RemoveAll(s.runPath(c.ID))
-	}
-	return err
-}
-
-// remove takes away everything of a container that does not run. The record goes first, so that a crash leaves what no record reaches.
-func (s *Store) remove(ctx context.Context, c Config) error {
-	err := s.snaps.Remove(ctx, snapshotKey(c.ID))
-	if errors.Is(err, snapshot.ErrNotFound) {
-		err = nil
-	}
-	if err != nil {
-		return err
-	}
-	link := filepath.Join(s.dir, "names", c.Name)
-	if target, err := os.Readlink(link); err == nil && filepath.Base(target) == c.ID {
-		os.Remove(link)
-	}
-	return errors.Join(os.RemoveAll(s.path(c.ID)), os.RemoveAll(s.runPath(c.ID)))
 }
 
 // ids lists the containers that have a directory.
@@ -464,41 +365,6 @@ func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 	s.sweepNames(ctx)
 	sort.SliceStable(list, func(i, j int) bool { return list[i].Created.After(list[j].Created) })
 	return list, nil
-}
-
-// sweep takes away a directory without a record whose maker is gone.
-func (s *Store) sweep(ctx context.Context, id string) {
-	if _, err := os.Lstat(s.path(id, "config.json")); err == nil {
-		return
-	}
-	// A lock that is not there yet is about to be taken, or was: only one that is there and free says that its maker is gone.
-	lock, err := os.Open(s.runPath(id, "lock"))
-	if err != nil {
-		return
-	}
-	defer lock.Close()
-	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		cgroup.Of(id).Remove()
-		s.remove(ctx, Config{ID: id})
-	}
-}
-
-// sweepNames takes away what a crash left of containers that have no directory: names, and volatile state.
-func (s *Store) sweepNames(ctx context.Context) {
-	names, _ := os.ReadDir(filepath.Join(s.dir, "names"))
-	for _, n := range names {
-		// The directory is made before the name, so a name without one is nobody's.
-		link := filepath.Join(s.dir, "names", n.Name())
-		if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) {
-			os.Remove(link)
-		}
-	}
-	states, _ := os.ReadDir(s.run)
-	for _, id := range states {
-		if _, err := os.Lstat(s.path(id.Name())); errors.Is(err, fs.ErrNotExist) {
-			s.sweep(ctx, id.Name())
-		}
-	}
 }
 
 // Lookup finds a container by its name, its ID or a unique beginning of that.
@@ -542,69 +408,6 @@ func (s *Store) Using(ctx context.Context, chain string) []string {
 		}
 	}
 	return names
-}
-
-// Remove removes a container with what it wrote. One that runs is ErrInUse, or is ended first with force.
-func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
-	fail := func(err error) error { return fmt.Errorf("remove container %s: %w", c.Name, err) }
-	if c.State.Status == StatusRunning {
-		if !force {
-			return fail(ErrInUse)
-		}
-		if err := s.end(c); err != nil {
-			return fail(err)
-		}
-	}
-	if err := os.MkdirAll(s.runPath(c.ID), 0o700); err != nil { // a reboot took it
-		return fail(err)
-	}
-	lock, err := os.OpenFile(s.runPath(c.ID, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fail(err)
-	}
-	defer lock.Close()
-	how := unix.LOCK_EX
-	if !force {
-		how |= unix.LOCK_NB // its monitor may still be at its last steps only after we ended it ourselves
-	}
-	if err := unix.Flock(int(lock.Fd()), how); err != nil {
-		if err == unix.EWOULDBLOCK {
-			err = ErrInUse
-		}
-		return fail(err)
-	}
-	if _, err := os.Lstat(s.path(c.ID)); errors.Is(err, fs.ErrNotExist) {
-		return nil // it was to be removed when it ended, and was
-	}
-	if err := s.remove(ctx, c.Config); err != nil {
-		return fail(err)
-	}
-	return nil
-}
-
-// end kills a running container's first process, with which all others go, and waits for its end. The pid is believed only while the
-// container's lock is held: so long its monitor has not reaped it.
-func (s *Store) end(c *Container) error {
-	fd, err := unix.PidfdOpen(c.State.Pid, 0)
-	if err == unix.ESRCH {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if monitored, err := s.monitored(c.ID); err != nil || !monitored {
-		return err
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
-		return err
-	}
-	for {
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
-		if err != unix.EINTR {
-			return err
-		}
-	}
 }
 
 // Changes returns what diff needs: the container's upper, and the layers below it, highest first.

@@ -322,13 +322,13 @@ func TestManyAtOnce(t *testing.T) {
 // kill -9 of the command line at any moment: the container goes with it, and the next command finds a consistent store.
 func TestKilled(t *testing.T) {
 	e := withBusybox(t)
-	for i := range 30 {
+	for i := range 60 {
 		args := []string{"run", "busybox", "sleep", "1000"}
 		if i%2 == 0 {
 			args = []string{"run", "--rm", "busybox", "sleep", "1000"}
 		}
 		cmd := e.start(e.command(args...))
-		time.Sleep(time.Duration(i) * time.Millisecond)
+		time.Sleep(time.Duration(i) * 500 * time.Microsecond) // from before its first directory to well after its start
 		cmd.Process.Kill()
 		cmd.Wait()
 		if out := e.ok("ps", "-q"); out != "" {

@@ -1,0 +1,238 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/runtime/cgroup"
+	"github.com/layerctl/layerctl/snapshot"
+)
+
+// hold takes the lock that says "monitored", a flock on the container's volatile directory, which it makes where it is not there. The
+// kernel lets go of it when the last process that has it is gone, so a lock that is free, with a directory that is there, is what a
+// crash left. Where another holds it for longer than patience, the error is EWOULDBLOCK.
+func (s *Store) hold(id string, patience time.Duration) (*os.File, error) {
+	path := s.runPath(id)
+	for until := time.Now().Add(patience); ; {
+		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // taken away between the two
+		}
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			// Only who holds the lock takes the directory away: what is there now, stays.
+			if same, err := isAt(f, path); err != nil || same {
+				return f, err
+			}
+		}
+		f.Close()
+		if err != nil && (err != unix.EWOULDBLOCK || time.Now().After(until)) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if err != nil {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// isAt says whether f is the file that a path leads to.
+func isAt(f *os.File, path string) (bool, error) {
+	var ours, there unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &ours); err != nil {
+		return false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	err := unix.Lstat(path, &there)
+	if err == unix.ENOENT {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	return ours.Dev == there.Dev && ours.Ino == there.Ino, nil
+}
+
+// monitored says whether somebody holds a container's lock.
+func (s *Store) monitored(id string) (bool, error) {
+	f, err := os.Open(s.runPath(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if err == unix.EWOULDBLOCK {
+		return true, nil
+	}
+	return false, err
+}
+
+// bury ends what is left of a container whose monitor is gone, and records that nobody saw its end; one that was to be removed is.
+func (s *Store) bury(ctx context.Context, c *Container) error {
+	lock, err := s.hold(c.ID, 2*time.Second)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil // somebody else is at it
+	}
+	if err != nil {
+		return fmt.Errorf("end what is left of container %.12s: %w", c.ID, err)
+	}
+	defer lock.Close()
+	if !s.recorded(c.ID) { // somebody else has been at it, and is done
+		return os.RemoveAll(s.runPath(c.ID))
+	}
+	group := cgroup.Of(c.ID)
+	for range 100 {
+		if err := group.Kill(); err != nil {
+			return fmt.Errorf("end what is left of container %.12s: %w", c.ID, err)
+		}
+		if group.Empty() {
+			break
+		}
+		time.Sleep(10 * time.Millisecond) // the kernel tells nobody when a killed process is gone, on v1
+	}
+	group.Remove()
+	if c.AutoRemove {
+		return s.remove(ctx, c.Config)
+	}
+	var r running
+	if readJSON(s.runPath(c.ID, "state.json"), &r); r.Pid == 0 {
+		return os.RemoveAll(s.runPath(c.ID)) // it had not begun
+	}
+	e := ended{ExitCode: 255, Error: "its monitor was killed; nobody saw how it ended", StartedAt: r.StartedAt, FinishedAt: time.Now().UTC()}
+	b, err := json.Marshal(e)
+	if err == nil {
+		err = snapshot.WriteFile(s.path(c.ID, "exit.json"), b, true)
+	}
+	if err == nil {
+		err = os.RemoveAll(s.runPath(c.ID))
+	}
+	return err
+}
+
+// remove takes away everything of a container that does not run. The record goes first, so that a crash leaves what no record reaches.
+func (s *Store) remove(ctx context.Context, c Config) error {
+	err := s.snaps.Remove(ctx, snapshotKey(c.ID))
+	if errors.Is(err, snapshot.ErrNotFound) {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	link := filepath.Join(s.dir, "names", c.Name)
+	if target, err := os.Readlink(link); err == nil && filepath.Base(target) == c.ID {
+		os.Remove(link)
+	}
+	return errors.Join(os.RemoveAll(s.path(c.ID)), os.RemoveAll(s.runPath(c.ID)))
+}
+
+// recorded says whether a container has a record, or may have one that cannot be read now.
+func (s *Store) recorded(id string) bool {
+	info, err := os.Lstat(s.path(id, "config.json"))
+	return err == nil && info.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist)
+}
+
+// sweep takes away a directory without a record whose maker is gone.
+func (s *Store) sweep(ctx context.Context, id string) {
+	if s.recorded(id) {
+		return
+	}
+	lock, err := s.hold(id, 0)
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	if !s.recorded(id) {
+		cgroup.Of(id).Remove()
+		s.remove(ctx, Config{ID: id})
+	}
+}
+
+// sweepNames takes away what a crash left of containers that have no directory: names, and volatile state.
+func (s *Store) sweepNames(ctx context.Context) {
+	names, _ := os.ReadDir(filepath.Join(s.dir, "names"))
+	for _, n := range names {
+		// The directory is made before the name, so a name without one is nobody's.
+		link := filepath.Join(s.dir, "names", n.Name())
+		if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) {
+			os.Remove(link)
+		}
+	}
+	states, _ := os.ReadDir(s.run)
+	for _, id := range states {
+		if _, err := os.Lstat(s.path(id.Name())); errors.Is(err, fs.ErrNotExist) {
+			s.sweep(ctx, id.Name())
+		}
+	}
+}
+
+// Remove removes a container with what it wrote. One that runs is ErrInUse, or is ended first with force.
+func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
+	fail := func(err error) error { return fmt.Errorf("remove container %s: %w", c.Name, err) }
+	if c.State.Status == StatusRunning {
+		if !force {
+			return fail(ErrInUse)
+		}
+		if err := s.end(c); err != nil {
+			return fail(err)
+		}
+	}
+	patience := 20 * time.Millisecond // for those who only look
+	if force {
+		patience = time.Minute // its monitor is at its last steps
+	}
+	lock, err := s.hold(c.ID, patience)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrInUse
+	}
+	if err != nil {
+		return fail(err)
+	}
+	defer lock.Close()
+	if _, err := os.Lstat(s.path(c.ID)); errors.Is(err, fs.ErrNotExist) {
+		return os.RemoveAll(s.runPath(c.ID)) // it was to be removed when it ended, and was
+	}
+	if err := s.remove(ctx, c.Config); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// end kills a running container's first process, with which all others go, and waits for its end. The pid is believed only while the
+// container's lock is held: so long its monitor has not reaped it.
+func (s *Store) end(c *Container) error {
+	fd, err := unix.PidfdOpen(c.State.Pid, 0)
+	if err == unix.ESRCH {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if monitored, err := s.monitored(c.ID); err != nil || !monitored {
+		return err
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return err
+	}
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
