@@ -97,13 +97,13 @@ func execTemplate(w io.Writer, t *template.Template, record any) error {
 	return err
 }
 
-// printDocument prints what an inspecting command answers: one JSON document, or a template applied to each record.
-func printDocument(w io.Writer, format string, records []any) error {
+// printDocument prints what a command shows: v as JSON, or a template applied to each of the records, which v is or holds.
+func printDocument(w io.Writer, format string, v any, records ...any) error {
 	if format == "" || format == "json" {
 		enc := json.NewEncoder(w)
 		enc.SetEscapeHTML(false)
 		enc.SetIndent("", "    ")
-		return enc.Encode(records)
+		return enc.Encode(v)
 	}
 	t, err := parseTemplate(unescape(format))
 	if err != nil {

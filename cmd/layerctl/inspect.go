@@ -43,7 +43,7 @@ func (a *app) inspectCommand() *cobra.Command {
 				found = append(found, v)
 			}
 			if len(found) > 0 {
-				if err := printDocument(a.stdout, format, found); err != nil {
+				if err := printDocument(a.stdout, format, found, found...); err != nil {
 					return err
 				}
 			}

@@ -21,7 +21,7 @@ func (a *app) versionCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			v := struct{ Version, Commit, Built, GoVersion, Os, Arch string }{version, commit, date, goruntime.Version(), goruntime.GOOS, goruntime.GOARCH}
 			if format != "" {
-				return printDocument(a.stdout, format, []any{v})
+				return printDocument(a.stdout, format, v, v)
 			}
 			_, err := fmt.Fprintf(a.stdout, "layerctl %s\ncommit    %s\nbuilt     %s\ngo        %s\nplatform  %s/%s\n",
 				v.Version, v.Commit, v.Built, v.GoVersion, v.Os, v.Arch)
@@ -62,7 +62,7 @@ func (a *app) infoCommand() *cobra.Command {
 				return err
 			}
 			if format != "" {
-				return printDocument(a.stdout, format, []any{info})
+				return printDocument(a.stdout, format, info, info)
 			}
 			var status strings.Builder
 			for _, kv := range info.DriverStatus {
