@@ -19,7 +19,8 @@ import (
 // app is what every command shares: the global flags and the three streams.
 type app struct {
 	start.Globals
-	progress string
+	progress            string
+	logLevel, logFormat string
 
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -47,7 +48,7 @@ func execute(ctx context.Context, stopSignals func(), args []string, stdin io.Re
 	if errors.As(err, &status) {
 		return int(status)
 	}
-	start.Report(stderr, withHint(err, cmd))
+	a.report(withHint(err, cmd))
 	var exit *runtime.ExitError
 	var usage usageError
 	switch {
@@ -93,7 +94,12 @@ shows what is inside the layers.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	register(root.PersistentFlags(), a.Flags())
 	root.PersistentFlags().StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, tty, plain or none")
+	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "warn", "what to say on stderr: debug (each request to a registry), info, warn or error")
+	root.PersistentFlags().StringVar(&a.logFormat, "log-format", "text", "how to say it: text or json")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if err := a.diagnostics(); err != nil {
+			return err
+		}
 		switch a.progress {
 		case "auto", "tty", "plain", "none":
 		default:

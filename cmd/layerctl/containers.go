@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
 	"github.com/layerctl/layerctl/runtime"
 	"github.com/layerctl/layerctl/snapshot/diff"
 )
@@ -113,7 +112,7 @@ func (a *app) rmCommand() *cobra.Command {
 				c, err := containers.Lookup(ctx, name)
 				if err != nil {
 					if force && errors.Is(err, runtime.ErrNotFound) {
-						start.Report(a.stderr, err)
+						a.report(err)
 						return nil
 					}
 					return err
@@ -138,7 +137,7 @@ func (a *app) each(cmd *cobra.Command, names []string, do func(context.Context, 
 			return err
 		}
 		if err := do(cmd.Context(), name); err != nil {
-			start.Report(a.stderr, withHint(err, cmd))
+			a.report(withHint(err, cmd))
 			failed = true
 		}
 	}

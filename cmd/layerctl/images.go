@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -90,7 +91,7 @@ after the source: ./debian becomes localhost/debian:latest. Prints the image ID.
 			if args[0] == "-" {
 				src = image.ImportSource{Reader: a.stdin}
 			}
-			opt.Warn = func(s string) { fmt.Fprintln(a.stderr, "layerctl: warning:", s) }
+			opt.Warn = func(s string) { slog.Warn(s) }
 			img, err := images.Import(cmd.Context(), src, opt)
 			if err != nil {
 				return err

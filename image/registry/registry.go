@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -77,7 +78,14 @@ func (t onlyTLS) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" && !t.plain && !loopback(r.URL.Hostname()) {
 		return nil, fmt.Errorf("%s does not speak TLS", r.URL.Host)
 	}
-	return t.next.RoundTrip(r)
+	begun := time.Now()
+	resp, err := t.next.RoundTrip(r)
+	if err == nil && slog.Default().Enabled(r.Context(), slog.LevelDebug) {
+		// Without the query: a token's or a redirected blob's may hold a secret.
+		slog.Debug("request", "method", r.Method, "url", r.URL.Scheme+"://"+r.URL.Host+r.URL.Path, "status", resp.StatusCode,
+			"took", time.Since(begun).Round(time.Microsecond))
+	}
+	return resp, err
 }
 
 func loopback(host string) bool {

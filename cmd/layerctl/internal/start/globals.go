@@ -101,16 +101,24 @@ func Hinted(err error, hint string) error { return hinted{err, hint} }
 
 // Report prints an error as a person reads it: one line, and a hint where there is one (cli.md, "an error").
 func Report(w io.Writer, err error) {
-	fmt.Fprintln(w, "layerctl:", oneLine(err.Error()))
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		fmt.Fprintln(w, "hint:", oneLine(h.Hint()))
+	fmt.Fprintln(w, "layerctl:", OneLine(err.Error()))
+	if hint := HintOf(err); hint != "" {
+		fmt.Fprintln(w, "hint:", OneLine(hint))
 	}
 }
 
-// oneLine joins lines and shows control characters instead of obeying them: messages carry names out of foreign layers and
+// HintOf returns what Hinted added to err, or "".
+func HintOf(err error) string {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+// OneLine joins lines and shows control characters instead of obeying them: messages carry names out of foreign layers and
 // answers of foreign registries, and a terminal must not act on them.
-func oneLine(s string) string {
+func OneLine(s string) string {
 	var b strings.Builder
 	for _, r := range strings.TrimSpace(s) {
 		switch {
