@@ -207,7 +207,7 @@ func fetchManifest(ctx context.Context, repo *registry.Repository, want string, 
 		return nil, invalid("its config is of the type %.100q, so it is no image that can be run", t)
 	case !reference.ValidDigest(m.configDigest):
 		return nil, fmt.Errorf("its config has the digest %.100q: %w", m.configDigest, content.ErrCorrupt)
-	case m.parsed.Config.Size > 4<<20:
+	case m.parsed.Config.Size < 0 || m.parsed.Config.Size > 4<<20:
 		return nil, fmt.Errorf("its config has %d bytes: %w", m.parsed.Config.Size, content.ErrCorrupt)
 	}
 	for _, l := range m.parsed.Layers {

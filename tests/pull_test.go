@@ -169,6 +169,13 @@ curl -sf -X PUT -H "Content-Type: application/octet-stream" --data-binary @$new 
 up=$(curl -sf -X POST -D - http://`+reg.addr+`/v2/artifact/blobs/uploads/ | tr -d '\r' | sed -n 's/^Location: //p'); curl -sf -X PUT -H "Content-Type: application/octet-stream" --data-binary @empty "$up&digest=sha256:$h"
 printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.example.thing","digest":"sha256:%s","size":2},"layers":[]}' $h > m
 curl -sf -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @m http://`+reg.addr+`/v2/artifact/manifests/latest`)
+	// Manifests that announce another size than the config has.
+	for name, size := range map[string]string{"huge": "5000000000", "negative": "-5", "short": "3"} {
+		sh(t, e.dir, `curl -sf -H 'Accept: application/vnd.oci.image.manifest.v1+json' http://`+reg.addr+`/v2/good/manifests/latest > m
+sed -i -E 's/("config":\{[^}]*"size": ?)[0-9]+/\1`+size+`/' m; grep -q '"size": *`+size+`' m
+for b in $(grep -oE 'sha256:[0-9a-f]{64}' m); do curl -sf -X POST "http://`+reg.addr+`/v2/`+name+`/blobs/uploads/?mount=$b&from=good"; done
+curl -sf -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @m http://`+reg.addr+`/v2/`+name+`/manifests/latest`)
+	}
 	locked := startRegistry(t, "auth: {silly: {realm: 'http://127.0.0.1:1/token', service: test}}")
 	for name, row := range map[string]struct {
 		ref   string
@@ -186,6 +193,9 @@ curl -sf -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --
 		"swapped layer":   {reg.addr + "/swapped", []string{"layer sha256:"}},
 		"lying diff ID":   {reg.addr + "/lying", []string{"verification failed", "diff ID"}},
 		"not an image":    {reg.addr + "/artifact", []string{"application/vnd.example.thing", "no image"}},
+		"huge config":     {reg.addr + "/huge", []string{"verification failed", "5000000000"}},
+		"negative config": {reg.addr + "/negative", []string{"verification failed", "config"}},
+		"short config":    {reg.addr + "/short", []string{"verification failed", "config"}},
 		"bad reference":   {"UPPER case", []string{"invalid reference"}},
 		"bad digest":      {reg.addr + "/good@sha256:12", []string{"invalid reference"}},
 	} {
