@@ -35,6 +35,8 @@ tutorial: build
 	./hack/tutorial.sh
 
 lint:
+	./hack/deps.sh lint
+	$(GO) mod tidy -diff
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'not gofmt'"'"'d'; exit 1; }
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...

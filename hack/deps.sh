@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a set of scripts needs, where they are missing: deps.sh quickstart|test|bench
+# Installs the Debian packages that a set of scripts needs, where they are missing: deps.sh quickstart|lint|test|bench
 set -euo pipefail
 
 quickstart=(mmdebstrap docker-registry umoci skopeo ca-certificates)
-test=("${quickstart[@]}" debootstrap podman runc uidmap busybox-static attr acl libcap2-bin xz-utils zstd bzip2 util-linux iproute2 tmux shellcheck strace e2fsprogs)
+lint=(shellcheck)
+test=("${quickstart[@]}" "${lint[@]}" debootstrap podman runc uidmap busybox-static attr acl libcap2-bin xz-utils zstd bzip2 util-linux iproute2 tmux strace e2fsprogs)
 bench=("${test[@]}" bubblewrap time hyperfine jq)
 
 case "${1:-}" in
 quickstart) want=("${quickstart[@]}") ;;
+lint) want=("${lint[@]}") ;;
 test) want=("${test[@]}") ;;
 bench) want=("${bench[@]}") ;;
 *)
-	echo "usage: $0 quickstart|test|bench" >&2
+	echo "usage: $0 quickstart|lint|test|bench" >&2
 	exit 2
 	;;
 esac
