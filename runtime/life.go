@@ -95,17 +95,9 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 	if !s.recorded(c.ID) { // somebody else has been at it, and is done
 		return os.RemoveAll(s.runPath(c.ID))
 	}
-	group := cgroup.Of(c.ID)
-	for range 100 {
-		if err := group.Kill(); err != nil {
-			return fmt.Errorf("end what is left of container %.12s: %w", c.ID, err)
-		}
-		if group.Empty() {
-			break
-		}
-		time.Sleep(10 * time.Millisecond) // the kernel tells nobody when a killed process is gone, on v1
+	if err := endProcesses(c.ID); err != nil {
+		return err
 	}
-	group.Remove()
 	if c.AutoRemove {
 		return s.remove(ctx, c.Config)
 	}
@@ -122,6 +114,21 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 		err = os.RemoveAll(s.runPath(c.ID))
 	}
 	return err
+}
+
+// endProcesses ends what runs in a container's cgroups and takes them away. Its lock must be held.
+func endProcesses(id string) error {
+	group := cgroup.Of(id)
+	for range 100 {
+		if err := group.Kill(); err != nil {
+			return fmt.Errorf("end what is left of container %.12s: %w", id, err)
+		}
+		if group.Empty() {
+			break
+		}
+		time.Sleep(10 * time.Millisecond) // the kernel tells nobody when a killed process is gone, on v1
+	}
+	return group.Remove()
 }
 
 // remove takes away everything of a container that does not run. The record goes first, so that a crash leaves what no record reaches.
@@ -142,8 +149,8 @@ func (s *Store) remove(ctx context.Context, c Config) error {
 
 // recorded says whether a container has a record, or may have one that cannot be read now.
 func (s *Store) recorded(id string) bool {
-	info, err := os.Lstat(s.path(id, "config.json"))
-	return err == nil && info.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist)
+	var c Config
+	return !errors.Is(readJSON(s.path(id, "config.json"), &c), fs.ErrNotExist)
 }
 
 // sweep takes away a directory without a record whose maker is gone.
@@ -206,7 +213,12 @@ func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 	if _, err := os.Lstat(s.path(c.ID)); errors.Is(err, fs.ErrNotExist) {
 		return os.RemoveAll(s.runPath(c.ID)) // it was to be removed when it ended, and was
 	}
-	if err := s.remove(ctx, c.Config); err != nil {
+	// A command line that was killed in the middle of a start had the lock, too, in a child that is the container by now.
+	err = endProcesses(c.ID)
+	if err == nil {
+		err = s.remove(ctx, c.Config)
+	}
+	if err != nil {
 		return fail(err)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -268,10 +269,11 @@ type running struct {
 	StartedAt time.Time
 }
 
-// readJSON reads a record. An empty one is what a power cut leaves of a file that was not made durable: it is not there.
+// readJSON reads a record. An empty one, or one of zeroes, is what a power cut leaves of a file that was not made durable: it is not
+// there.
 func readJSON(path string, v any) error {
 	b, err := os.ReadFile(path)
-	if err == nil && len(b) == 0 {
+	if err == nil && len(bytes.Trim(b, "\x00")) == 0 {
 		err = &fs.PathError{Op: "read", Path: path, Err: fs.ErrNotExist}
 	}
 	if err != nil {
@@ -311,8 +313,12 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 	}
 	// Nobody monitors it, and its volatile state is there: a crash left that.
 	if _, err := os.Lstat(s.runPath(id)); err == nil || c.AutoRemove {
-		if err := s.bury(ctx, c); err != nil || c.AutoRemove {
-			return nil, errors.Join(err, fmt.Errorf("container %.12s: %w", id, ErrNotFound))
+		if err := s.bury(ctx, c); err != nil {
+			c.State = State{Status: StatusExited, ExitCode: 255, Error: err.Error()}
+			return c, nil
+		}
+		if c.AutoRemove {
+			return nil, fmt.Errorf("container %.12s: %w", id, ErrNotFound)
 		}
 	}
 	var e ended

@@ -222,8 +222,14 @@ func (s *Store) readRecord(key string) (string, record, error) {
 	return dir, rec, err
 }
 
+// readRecordFile reads the record of the active snapshot at dir. An empty one, or one of zeroes, is what a kill or a power cut leaves of
+// a volatile snapshot's, which is written in place: it is not there.
 func readRecordFile(dir string) (rec record, err error) {
-	b, err := os.ReadFile(filepath.Join(dir, "record.json"))
+	path := filepath.Join(dir, "record.json")
+	b, err := os.ReadFile(path)
+	if err == nil && len(bytes.Trim(b, "\x00")) == 0 {
+		err = &fs.PathError{Op: "read", Path: path, Err: fs.ErrNotExist}
+	}
 	if err != nil {
 		return rec, err
 	}

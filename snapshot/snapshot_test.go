@@ -233,6 +233,15 @@ func TestSweepAndHeal(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// What a kill leaves of a volatile snapshot between making its record and writing it, and what a power cut does.
+	for name, record := range map[string]string{"active/empty/record.json": "", "active/zeroes/record.json": "\x00\x00\x00"} {
+		if err := os.MkdirAll(s.path(name, "../fs"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(s.path(name), []byte(record), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	held, err := s.NewStaging()
 	if err != nil {
 		t.Fatal(err)
@@ -241,7 +250,7 @@ func TestSweepAndHeal(t *testing.T) {
 	if err := s.Sweep(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for _, left := range []string{"staging/dead", "trees/77", "active/half", "trash/old"} {
+	for _, left := range []string{"staging/dead", "trees/77", "active/half", "active/empty", "active/zeroes", "trash/old"} {
 		if _, err := os.Lstat(s.path(left)); err == nil {
 			t.Errorf("%s is left", left)
 		}

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"path"
 	"strconv"
 
 	"go.etcd.io/bbolt"
@@ -198,7 +198,7 @@ func (s *Store) sweepStagings() error {
 			if d == nil {
 				continue
 			}
-			if _, err := os.Lstat(filepath.Join(dir, "record.json")); kind == "staging" || errors.Is(err, fs.ErrNotExist) {
+			if _, err := readRecordFile(dir); kind == "staging" || errors.Is(err, fs.ErrNotExist) {
 				s.discardDir(dir)
 			}
 			d.Close()
@@ -213,7 +213,7 @@ func (s *Store) sweepStagings() error {
 
 // discardDir moves a directory into the trash.
 func (s *Store) discardDir(dir string) {
-	os.Rename(dir, s.path("trash", filepath.Base(dir)+"-"+newID()[:8]))
+	os.Rename(dir, s.path("trash", path.Base(dir)+"-"+newID()[:8]))
 }
 
 // removeTree deletes a directory of ours with all that is in it. Nothing in it is followed; directories that their owner may not enter
