@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // DB names a database; no file is open between transactions.
@@ -55,6 +58,9 @@ func (d *DB) Update(fn func(*bbolt.Tx) error) error {
 		return err
 	}
 	defer unlock()
+	if err := d.create(); err != nil {
+		return err
+	}
 	db, err := bbolt.Open(d.path, 0o600, nil)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", d.path, err)
@@ -68,6 +74,43 @@ func (d *DB) Update(fn func(*bbolt.Tx) error) error {
 		}
 		return fn(tx)
 	})
+}
+
+// create makes the database where there is none. It appears under its name by rename, whole and on disk: bbolt writes a new one in
+// place, and one whose maker was killed before that write is a file that nobody can open for reading.
+func (d *DB) create() error {
+	if _, err := os.Lstat(d.path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	fresh := d.path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make database: %w", err)
+	}
+	db, err := bbolt.Open(fresh, 0o600, nil)
+	if err == nil {
+		err = errors.Join(db.Sync(), db.Close())
+	}
+	if err == nil {
+		failpoint.Hit("rowdb/created")
+		err = os.Rename(fresh, d.path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(d.path))
+	}
+	if err != nil {
+		os.Remove(fresh)
+		return fmt.Errorf("make database %s: %w", d.path, err)
+	}
+	return nil
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
 
 func (d *DB) lock(how int) (func(), error) {
