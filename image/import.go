@@ -19,6 +19,7 @@ import (
 	"github.com/layerctl/layerctl/image/layer"
 	"github.com/layerctl/layerctl/image/reference"
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // ImportSource is what an image is made of: a directory or a tarball at Path, or a tarball from Reader.
@@ -100,12 +101,15 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 	if err != nil {
 		return Image{}, err
 	}
+	failpoint.Hit("import/config")
 	if err := s.snaps.Sync(); err != nil {
 		return Image{}, err
 	}
+	failpoint.Hit("import/synced")
 	if err := s.snaps.AdoptChain(ctx, []snapshot.ChainLayer{{Name: tree.DiffID, Tree: tree}}); err != nil {
 		return Image{}, err
 	}
+	failpoint.Hit("import/adopted")
 	row := rowOf(&cfg, []Layer{{DiffID: tree.DiffID, Size: tree.Usage.Size, Chain: tree.DiffID}}, []string{id})
 	if err := s.name(ref.String(), nameRow{ID: id}, row); err != nil {
 		return Image{}, err
@@ -189,6 +193,7 @@ func (s *Store) importTree(ctx context.Context, src ImportSource, warn func(stri
 	if err != nil {
 		return snapshot.Tree{}, nil, err
 	}
+	failpoint.Hit("import/applied")
 	n := &snapshot.NewTree{Staging: st, DiffID: res.DiffID, Usage: snapshot.Usage{Inodes: res.Inodes, Size: res.Size}}
 	trees, err := s.snaps.LookupTrees(ctx, res.DiffID)
 	if err != nil {

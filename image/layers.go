@@ -19,6 +19,7 @@ import (
 	"github.com/layerctl/layerctl/image/layer"
 	"github.com/layerctl/layerctl/image/registry"
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // puller brings the layers of one image: each is downloaded, kept as a blob, verified and unpacked as one stream, several at once.
@@ -103,13 +104,16 @@ func (p *puller) run(ctx context.Context) (*imageRow, error) {
 			p.layers = append(p.layers, l)
 		}
 	}
+	failpoint.Hit("pull/manifests")
 	if err := p.bring(ctx); err != nil {
 		return nil, err
 	}
+	failpoint.Hit("pull/brought")
 	chain, layers, err := p.settle(ctx)
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Hit("pull/settled")
 	if err := p.s.snaps.AdoptChain(ctx, chain); err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/layerctl/layerctl/image/record"
 	"github.com/layerctl/layerctl/image/reference"
 	"github.com/layerctl/layerctl/image/registry"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // Policy says when Pull asks the registry.
@@ -140,6 +141,7 @@ func (s *Store) pull(ctx context.Context, arg string, o PullOptions) (Image, err
 	if err != nil {
 		return Image{}, err
 	}
+	failpoint.Hit("pull/adopted")
 	n := nameRow{ID: m.configDigest, Digest: m.digest, Resolved: m.resolved, Media: m.media, Size: int64(len(m.raw))}
 	if err := s.name(name.String(), n, row); err != nil {
 		return Image{}, err

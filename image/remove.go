@@ -12,6 +12,7 @@ import (
 
 	"github.com/layerctl/layerctl/image/record"
 	"github.com/layerctl/layerctl/image/reference"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // Deleted is one thing that Remove did, as docker rmi says it: Kind is "Untagged" or "Deleted".
@@ -48,8 +49,11 @@ func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Dele
 
 func (s *Store) untag(name string) ([]Deleted, error) {
 	err := s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketNames).Delete([]byte(name)) })
+	failpoint.Hit("untag/rows")
 	if err == nil {
-		err = errors.Join(record.Remove(s.dir, name), s.writeLayout())
+		err = record.Remove(s.dir, name)
+		failpoint.Hit("untag/record")
+		err = errors.Join(err, s.writeLayout())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("remove name %s: %w", name, err)
@@ -89,14 +93,19 @@ func (s *Store) delete(ctx context.Context, img Image) ([]Deleted, error) {
 		return nil, fmt.Errorf("remove image %s: %w", img.ID, err)
 	}
 	// The image is gone. What follows frees what it took; a crash here leaves garbage that no name reaches.
+	failpoint.Hit("rmi/rows")
 	for _, name := range img.Names {
 		err = errors.Join(err, record.Remove(s.dir, name))
+		failpoint.Hit("rmi/record")
 	}
 	err = errors.Join(err, s.writeLayout())
+	failpoint.Hit("rmi/layout")
 	for _, digest := range free {
 		err = errors.Join(err, s.content.Delete(digest))
+		failpoint.Hit("rmi/blob")
 	}
 	err = errors.Join(err, s.snaps.RemoveChain(ctx, img.Chain, func(chain string) bool { return kept[chain] }))
+	failpoint.Hit("rmi/chain")
 	err = errors.Join(err, s.content.Sweep())
 	done = append(done, Deleted{"Deleted", img.ID})
 	for i := len(img.Layers) - 1; i >= 0; i-- {

@@ -19,6 +19,7 @@ import (
 	"github.com/layerctl/layerctl/image/reference"
 	"github.com/layerctl/layerctl/image/registry"
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
@@ -184,10 +185,12 @@ func (s *Store) name(name string, n nameRow, row *imageRow) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("name/rows")
 	rec.Chain, rec.OS, rec.Arch, rec.Settings = row.Chain, row.OS, row.Arch, row.Settings
 	if err := record.Write(s.dir, &rec); err != nil {
 		return err
 	}
+	failpoint.Hit("name/record")
 	return s.writeLayout()
 }
 

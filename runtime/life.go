@@ -14,6 +14,7 @@ import (
 
 	"github.com/layerctl/layerctl/runtime/cgroup"
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // hold takes the lock that says "monitored", a flock on the container's volatile directory, which it makes where it is not there. The
@@ -98,6 +99,7 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 	if err := endProcesses(c.ID); err != nil {
 		return err
 	}
+	failpoint.Hit("bury/ended")
 	if c.AutoRemove {
 		return s.remove(ctx, c.Config)
 	}
@@ -110,6 +112,7 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 	if err == nil {
 		err = snapshot.WriteFile(s.path(c.ID, "exit.json"), b, true)
 	}
+	failpoint.Hit("bury/recorded")
 	if err == nil {
 		err = os.RemoveAll(s.runPath(c.ID))
 	}
@@ -140,11 +143,15 @@ func (s *Store) remove(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("remove/snapshot")
 	link := filepath.Join(s.dir, "names", c.Name)
 	if target, err := os.Readlink(link); err == nil && filepath.Base(target) == c.ID {
 		os.Remove(link)
 	}
-	return errors.Join(os.RemoveAll(s.path(c.ID)), os.RemoveAll(s.runPath(c.ID)))
+	failpoint.Hit("remove/name")
+	err = os.RemoveAll(s.path(c.ID))
+	failpoint.Hit("remove/record")
+	return errors.Join(err, os.RemoveAll(s.runPath(c.ID)))
 }
 
 // recorded says whether a container has a record, or may have one that cannot be read now.
@@ -215,6 +222,7 @@ func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 	}
 	// A command line that was killed in the middle of a start had the lock, too, in a child that is the container by now.
 	err = endProcesses(c.ID)
+	failpoint.Hit("remove/ended")
 	if err == nil {
 		err = s.remove(ctx, c.Config)
 	}

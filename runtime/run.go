@@ -16,6 +16,7 @@ import (
 	"github.com/layerctl/layerctl/runtime/executor"
 	"github.com/layerctl/layerctl/runtime/monitor"
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // IO are the caller's streams.
@@ -117,6 +118,7 @@ func (s *Store) supervise(ctx context.Context, r *recorded, stdio [3]int, vfork 
 			err = rerr
 		}
 	}
+	failpoint.Hit("end/released")
 	if err != nil {
 		e.ExitCode, e.Error = exitCode(err), err.Error()
 	}
@@ -127,20 +129,25 @@ func (s *Store) supervise(ctx context.Context, r *recorded, stdio [3]int, vfork 
 }
 
 func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool, started func(*prepared, *executor.Process)) (ended, error) {
+	failpoint.Hit("start/prepared")
 	os.Remove(s.path(r.ID, "exit.json"))
+	failpoint.Hit("start/begun")
 	e := ended{StartedAt: time.Now().UTC()}
 	proc, err := p.start(vfork)
 	if err != nil {
 		return e, err
 	}
+	failpoint.Hit("start/started")
 	if b, jerr := json.Marshal(running{proc.Pid, e.StartedAt}); jerr == nil {
 		err = os.WriteFile(s.runPath(r.ID, "state.json"), b, 0o600)
 	}
 	if err != nil {
 		proc.Signal(unix.SIGKILL)
 	}
+	failpoint.Hit("start/state")
 	started(p, proc)
 	status, werr := proc.Wait()
+	failpoint.Hit("end/waited")
 	e.ExitCode, e.FinishedAt = status.Code, time.Now().UTC()
 	return e, errors.Join(err, werr)
 }
@@ -154,9 +161,11 @@ func (s *Store) finish(ctx context.Context, r *recorded, e ended) error {
 	if err == nil {
 		err = snapshot.WriteFile(s.path(r.ID, "exit.json"), b, true)
 	}
+	failpoint.Hit("end/recorded")
 	if err == nil {
 		err = os.RemoveAll(s.runPath(r.ID))
 	}
+	failpoint.Hit("end/forgotten")
 	if err != nil {
 		return fmt.Errorf("record the end of container %s: %w", r.Name, err)
 	}
@@ -224,6 +233,7 @@ func (s *Store) startMonitor(r *recorded) (*monitor.Conn, error) {
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
 	p.Release()
+	failpoint.Hit("monitor/started")
 	return monitor.NewConn(ours), nil
 }
 
@@ -265,6 +275,7 @@ func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Con
 	if err := readJSON(s.path(id, "config.json"), &r.Config); err != nil {
 		return 0, err
 	}
+	failpoint.Hit("monitor/opened")
 	drained := make(chan bool)
 	close(drained)
 	code, err := s.supervise(context.Background(), r, [3]int{-1, -1, -1}, false, func(p *prepared, proc *executor.Process) {

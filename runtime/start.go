@@ -16,6 +16,7 @@ import (
 	"github.com/layerctl/layerctl/runtime/plan"
 	"github.com/layerctl/layerctl/runtime/spec"
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // prepared is a container ready to be started, with everything that it holds.
@@ -50,6 +51,7 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 	if p.root, err = s.snaps.Attach(ctx, snapshotKey(c.ID), snapshot.AttachOptions{Init: true, Volatile: c.AutoRemove}); err != nil {
 		return nil, err
 	}
+	failpoint.Hit("start/attached")
 	root := p.root.FD
 	user, err := findUser(root, c.User)
 	if err != nil {
@@ -58,13 +60,16 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 	if err := makeWorkDir(root, c.WorkDir); err != nil {
 		return nil, err
 	}
+	failpoint.Hit("start/workdir")
 	files, err := s.makeFiles(c)
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Hit("start/files")
 	if err := p.group.Make(); err != nil {
 		return nil, err
 	}
+	failpoint.Hit("start/cgroups")
 	if p.v2, err = p.group.OpenV2(); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // What callers decide on; test with errors.Is.
@@ -181,6 +182,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 			lock.Close()
 		}
 	}()
+	failpoint.Hit("container/held")
 	if err := os.Mkdir(s.path(c.ID), 0o700); err != nil {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
@@ -189,6 +191,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 			os.RemoveAll(s.path(c.ID))
 		}
 	}()
+	failpoint.Hit("container/made")
 	if err := s.claimName(c.Name, c.ID); err != nil {
 		return nil, err
 	}
@@ -197,6 +200,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 			os.Remove(filepath.Join(s.dir, "names", c.Name))
 		}
 	}()
+	failpoint.Hit("container/named")
 	var opts []snapshot.Opt
 	if c.AutoRemove {
 		opts = append(opts, snapshot.WithVolatile())
@@ -207,6 +211,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 	if err := s.snaps.Create(ctx, snapshotKey(c.ID), c.Image.Chain, opts...); err != nil {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
+	failpoint.Hit("container/snapshot")
 	b, err := json.Marshal(c)
 	if err == nil {
 		err = snapshot.WriteFile(s.path(c.ID, "config.json"), b, !c.AutoRemove)
@@ -218,6 +223,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 		s.snaps.Remove(ctx, snapshotKey(c.ID))
 		return nil, fmt.Errorf("make container: %w", err)
 	}
+	failpoint.Hit("container/recorded")
 	return &recorded{c, lock}, nil
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // record is active/A/record.json. Trees are the lowers that the snapshot was made with; they are never exchanged afterwards, because
@@ -92,6 +94,7 @@ func (s *Store) create(ctx context.Context, key, parent string, kind Kind, opts 
 		}
 		return err
 	}
+	failpoint.Hit("active/made")
 	defer func() {
 		if err != nil {
 			s.dropActive(dir, parent)
@@ -111,6 +114,7 @@ func (s *Store) create(ctx context.Context, key, parent string, kind Kind, opts 
 		if err := s.link(dir, parent); err != nil {
 			return err
 		}
+		failpoint.Hit("active/linked")
 		c, err := s.readChain(parent)
 		if err != nil {
 			return err
@@ -122,6 +126,7 @@ func (s *Store) create(ctx context.Context, key, parent string, kind Kind, opts 
 			return err
 		}
 	}
+	failpoint.Hit("active/upper")
 	b, err := json.Marshal(rec)
 	if err != nil {
 		return err
@@ -162,6 +167,7 @@ func (s *Store) link(dir, parent string) error {
 		if err := s.publish(c); err != nil {
 			return err
 		}
+		failpoint.Hit("active/relinking")
 		return os.WriteFile(name, nil, 0o600)
 	})
 }
@@ -173,6 +179,7 @@ func (s *Store) makeUpper(dir string, rec record) error {
 	if err := os.Mkdir(upper, 0o755); err != nil {
 		return err
 	}
+	failpoint.Hit("active/fs")
 	if err := os.Mkdir(filepath.Join(dir, "work"), 0o700); err != nil {
 		return err
 	}
@@ -299,6 +306,7 @@ func (s *Store) commit(ctx context.Context, name, key string, opts []Opt) error 
 	if err := os.Rename(filepath.Join(dir, "fs"), filepath.Join(st.path, "fs")); err != nil {
 		return err
 	}
+	failpoint.Hit("commit/moved")
 	tree, err := s.adoptStaging(st, "", "", usage)
 	if err == nil {
 		err = s.AdoptChain(ctx, []ChainLayer{{Name: name, Parent: rec.Parent, Tree: tree, Labels: o.labels, new: true}})
@@ -317,6 +325,7 @@ func (s *Store) commit(ctx context.Context, name, key string, opts []Opt) error 
 		}
 		return err
 	}
+	failpoint.Hit("commit/adopted")
 	return s.dropActive(dir, rec.Parent)
 }
 
@@ -357,9 +366,11 @@ func (s *Store) dropActive(dir, parent string) error {
 	if err := os.Rename(dir, trash); err != nil {
 		return fmt.Errorf("remove %s: %w", dir, err)
 	}
+	failpoint.Hit("active/trashed")
 	if parent != "" {
 		unix.Unlink(s.path("children", hashName(parent), filepath.Base(dir)))
 	}
+	failpoint.Hit("active/unlinked")
 	return removeTree(trash)
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // Format is the first line of a store's format file.
@@ -62,6 +64,7 @@ func WriteFile(path string, data []byte, durable bool) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
+	failpoint.Hit("file/made")
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
@@ -70,8 +73,13 @@ func WriteFile(path string, data []byte, durable bool) (err error) {
 			return err
 		}
 	}
-	if err := os.Rename(f.Name(), path); err != nil || !durable {
+	failpoint.Hit("file/written")
+	if err := os.Rename(f.Name(), path); err != nil {
 		return err
+	}
+	failpoint.Hit("file/renamed")
+	if !durable {
+		return nil
 	}
 	return SyncDir(filepath.Dir(path))
 }

@@ -13,6 +13,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // removeCommitted takes a committed snapshot's row away. Its tree is swept later.
@@ -38,6 +40,7 @@ func (s *Store) removeCommitted(name string) error {
 		default:
 			return fmt.Errorf("remove children/%s: %w", h, err)
 		}
+		failpoint.Hit("chain/closed")
 		if r.Parent != "" {
 			if err := tx.Bucket(bucketChildren).Delete(childKey(r.Parent, name)); err != nil {
 				return err
@@ -51,7 +54,9 @@ func (s *Store) removeCommitted(name string) error {
 		}
 		return err
 	}
+	failpoint.Hit("chain/removed")
 	os.Remove(s.path("chains", h+".json"))
+	failpoint.Hit("chain/unpublished")
 	return nil
 }
 
@@ -166,6 +171,7 @@ func (s *Store) sweepTrees() error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("sweep/trees")
 	for _, d := range gone {
 		s.discardDir(d.Name())
 	}
@@ -214,6 +220,7 @@ func (s *Store) sweepStagings() error {
 // discardDir moves a directory into the trash.
 func (s *Store) discardDir(dir string) {
 	os.Rename(dir, s.path("trash", path.Base(dir)+"-"+newID()[:8]))
+	failpoint.Hit("trash/moved")
 }
 
 // removeTree deletes a directory of ours with all that is in it. Nothing in it is followed; directories that their owner may not enter

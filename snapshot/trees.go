@@ -17,6 +17,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // Tree is a layer unpacked. Settling is the digest of what was changed to make the layer right for the chain below it, "" for a layer
@@ -52,6 +54,7 @@ func (s *Store) NewStaging() (*Staging, error) {
 		if err := os.Mkdir(path, 0o700); err != nil {
 			return nil, fmt.Errorf("make staging directory: %w", err)
 		}
+		failpoint.Hit("staging/made")
 		dir, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // swept between being made and being locked
@@ -69,6 +72,7 @@ func (s *Store) NewStaging() (*Staging, error) {
 			continue
 		}
 		setInodeFlag(dir, fsTopDirFlag)
+		failpoint.Hit("staging/held")
 		return &Staging{Dir: dir, ID: id, path: path}, nil
 	}
 }
@@ -163,6 +167,7 @@ func (s *Store) PutTrees(_ context.Context, trees []*NewTree) error {
 	if err := s.Sync(); err != nil {
 		return err
 	}
+	failpoint.Hit("trees/synced")
 	var lost []string
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		lost = nil
@@ -190,6 +195,7 @@ func (s *Store) PutTrees(_ context.Context, trees []*NewTree) error {
 		}
 		return nil
 	})
+	failpoint.Hit("trees/recorded")
 	for _, dir := range lost {
 		s.discardDir(dir)
 	}
@@ -214,6 +220,7 @@ func (s *Store) placeStaging(st *Staging, diffID, settling string, usage Usage) 
 			return Tree{}, fmt.Errorf("place tree %s: %w", id, err)
 		}
 		st.path = ""
+		failpoint.Hit("trees/placed")
 		return Tree{ID: id, DiffID: diffID, Settling: settling, Usage: usage, Dir: s.path("trees", id)}, nil
 	}
 }
@@ -307,6 +314,7 @@ func (s *Store) AdoptChain(_ context.Context, layers []ChainLayer) error {
 			if err := s.publish(c); err != nil {
 				return err
 			}
+			failpoint.Hit("chain/published")
 		}
 		return nil
 	})

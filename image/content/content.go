@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // What callers decide on.
@@ -150,6 +151,7 @@ func (s *Store) ingest(digest string, size int64, how int) (*Ingest, error) {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("begin blob %s: %w", digest, err)
 		}
+		failpoint.Hit("ingest/made")
 		lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // the one before us finished between the two
@@ -170,6 +172,7 @@ func (s *Store) ingest(digest string, size int64, how int) (*Ingest, error) {
 			lock.Close()
 			continue
 		}
+		failpoint.Hit("ingest/locked")
 		return &Ingest{s: s, digest: digest, size: size, dir: dir, lock: lock, sum: sha256.New()}, nil
 	}
 }
@@ -219,9 +222,11 @@ func (in *Ingest) Commit() error {
 	if err := in.data.Close(); err != nil {
 		return fmt.Errorf("write blob %s: %w", in.digest, err)
 	}
+	failpoint.Hit("ingest/written")
 	if err := os.Rename(filepath.Join(in.dir, "data"), in.s.Path(in.digest)); err != nil {
 		return fmt.Errorf("name blob %s: %w", in.digest, err)
 	}
+	failpoint.Hit("ingest/committed")
 	return nil
 }
 
@@ -232,8 +237,10 @@ func (in *Ingest) Close() error {
 	}
 	for _, name := range []string{"data", "lock"} {
 		os.Remove(filepath.Join(in.dir, name))
+		failpoint.Hit("ingest/emptying")
 	}
 	os.Remove(in.dir)
+	failpoint.Hit("ingest/removed")
 	return in.lock.Close()
 }
 

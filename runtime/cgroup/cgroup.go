@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 const (
@@ -71,6 +73,7 @@ var deviceRules = [...]string{"c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c
 func (g *Group) Make() error {
 	for i, dir := range g.Dirs {
 		err := g.mkdir(dir)
+		failpoint.Hit("cgroup/made")
 		if err == nil {
 			if !g.v2 && strings.HasPrefix(dir, mountPoint+"/devices/") {
 				err = limitDevices(dir)
@@ -216,6 +219,7 @@ func (g *Group) Remove() error {
 		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT && first == nil {
 			first = fmt.Errorf("remove cgroup %s: %w", dir, err)
 		}
+		failpoint.Hit("cgroup/removed")
 		unix.Rmdir(filepath.Dir(dir))
 	}
 	return first

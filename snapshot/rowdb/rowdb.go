@@ -66,14 +66,19 @@ func (d *DB) Update(fn func(*bbolt.Tx) error) error {
 		return fmt.Errorf("open %s: %w", d.path, err)
 	}
 	defer db.Close()
-	return db.Update(func(tx *bbolt.Tx) error {
+	failpoint.Hit("rows/opened")
+	err = db.Update(func(tx *bbolt.Tx) error {
 		for _, b := range d.buckets {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return fmt.Errorf("make bucket %s of %s: %w", b, d.path, err)
 			}
 		}
-		return fn(tx)
+		err := fn(tx)
+		failpoint.Hit("rows/written")
+		return err
 	})
+	failpoint.Hit("rows/committed")
+	return err
 }
 
 // create makes the database where there is none. It appears under its name by rename, whole and on disk: bbolt writes a new one in
