@@ -17,15 +17,14 @@ import (
 
 	"github.com/layerctl/layerctl/image/content"
 	"github.com/layerctl/layerctl/image/layer"
-	"github.com/layerctl/layerctl/image/registry"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
-// puller brings the layers of one image: each is downloaded, kept as a blob, verified and unpacked as one stream, several at once.
+// puller brings the layers of one image: each is fetched, kept as a blob, verified and unpacked as one stream, several at once.
 type puller struct {
 	s        *Store
-	repo     *registry.Repository
+	src      source
 	progress Progress
 	manifest *manifest
 	config   v1.ConfigFile
@@ -126,7 +125,7 @@ func (p *puller) fetchConfig(ctx context.Context) ([]byte, error) {
 	if b, err := p.s.content.Read(want); err == nil {
 		return b, nil
 	}
-	r, err := p.repo.Blob(ctx, want)
+	r, err := p.src.Blob(ctx, want)
 	if err != nil {
 		return nil, fmt.Errorf("fetch its config: %w", err)
 	}
@@ -250,7 +249,7 @@ func (p *puller) fetch(ctx context.Context, l *pulledLayer) error {
 		return p.reapply(ctx, l, st)
 	}
 	p.progress.Started(digest, l.desc.Size)
-	body, err := p.repo.Blob(ctx, digest)
+	body, err := p.src.Blob(ctx, digest)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"slices"
 	"strings"
@@ -71,6 +72,13 @@ type PullOptions struct {
 	Progress  Progress // may be nil
 }
 
+// source is what an image is brought from: a repository of a registry, or an archive. A manifest comes verified; a blob does not, it is
+// verified while it is kept and unpacked.
+type source interface {
+	Manifest(ctx context.Context, tagOrDigest string) (registry.Manifest, error)
+	Blob(ctx context.Context, digest string) (io.ReadCloser, error)
+}
+
 // Pull brings the image that ref names into the store, under its canonical name. What is here already is not fetched again: the second
 // pull of the same thing is one request for its digest.
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
@@ -135,7 +143,7 @@ func (s *Store) pull(ctx context.Context, arg string, o PullOptions) (Image, err
 	if err != nil {
 		return Image{}, err
 	}
-	p := &puller{s: s, repo: repo, progress: o.Progress, manifest: m}
+	p := &puller{s: s, src: repo, progress: o.Progress, manifest: m}
 	defer p.close()
 	row, err := p.run(ctx)
 	if err != nil {
@@ -174,8 +182,8 @@ type manifest struct {
 }
 
 // fetchManifest gets what a tag or digest means, going through an index to the manifest of the platform.
-func fetchManifest(ctx context.Context, repo *registry.Repository, want string, p platform) (*manifest, error) {
-	got, err := repo.Manifest(ctx, want)
+func fetchManifest(ctx context.Context, src source, want string, p platform) (*manifest, error) {
+	got, err := src.Manifest(ctx, want)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +197,7 @@ func fetchManifest(ctx context.Context, repo *registry.Repository, want string, 
 		if err != nil {
 			return nil, err
 		}
-		if got, err = repo.Manifest(ctx, digest); err != nil {
+		if got, err = src.Manifest(ctx, digest); err != nil {
 			return nil, err
 		}
 	}
