@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/image/layer/inflate"
 )
 
 // Limits bound what one layer may ask for.
@@ -123,10 +125,11 @@ func classify(err error) error {
 		}
 	}
 	msg := err.Error()
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, inflate.ErrCorrupt) ||
+		errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	for _, codec := range []string{"gzip: ", "flate: ", "zstd", "magic number mismatch", "window size", "xz: ", "lzma", "bzip2", "archive/tar", "invalid input", "corrupt"} {
+	for _, codec := range []string{"zstd", "magic number mismatch", "window size", "xz: ", "lzma", "bzip2", "archive/tar", "invalid input", "corrupt"} {
 		if strings.Contains(msg, codec) {
 			return fmt.Errorf("%w: %w", ErrMalformed, err)
 		}
