@@ -119,14 +119,14 @@ func getJSON(tx *bbolt.Tx, bucket []byte, key string, v any) (bool, error) {
 	if b == nil {
 		return false, nil
 	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return false, fmt.Errorf("read the row %s of %s: %w", key, bucket, err)
+	if err := rowdb.Unseal(string(bucket)+"/"+key, b, v); err != nil {
+		return false, fmt.Errorf("read the row of %s: %w", key, err)
 	}
 	return true, nil
 }
 
 func putJSON(tx *bbolt.Tx, bucket []byte, key string, v any) error {
-	b, err := json.Marshal(v)
+	b, err := rowdb.Seal(string(bucket)+"/"+key, v)
 	if err != nil {
 		return err
 	}

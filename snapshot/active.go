@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/snapshot/failpoint"
+	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
 // record is active/A/record.json. Trees are the lowers that the snapshot was made with; they are never exchanged afterwards, because
@@ -127,7 +128,7 @@ func (s *Store) create(ctx context.Context, key, parent string, kind Kind, opts 
 		}
 	}
 	failpoint.Hit("active/upper")
-	b, err := json.Marshal(rec)
+	b, err := rowdb.Seal(recordWhere(dir), rec)
 	if err != nil {
 		return err
 	}
@@ -240,11 +241,13 @@ func readRecordFile(dir string) (rec record, err error) {
 	if err != nil {
 		return rec, err
 	}
-	if err := json.Unmarshal(b, &rec); err != nil {
+	if err := rowdb.Unseal(recordWhere(dir), b, &rec); err != nil {
 		return rec, fmt.Errorf("read %s/record.json: %w", dir, err)
 	}
 	return rec, nil
 }
+
+func recordWhere(dir string) string { return "active/" + filepath.Base(dir) }
 
 // lowerDirs are the directories below a snapshot's upper, highest first.
 func (s *Store) lowerDirs(rec record) []string {

@@ -1,6 +1,13 @@
 package snapshot
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/layerctl/layerctl/snapshot/rowdb"
+)
+
+// ErrDamaged says that a record of the store is not what was written.
+var ErrDamaged = rowdb.ErrDamaged
 
 // What callers decide on; test with errors.Is.
 var (

@@ -3,7 +3,6 @@ package snapshot
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,17 +86,20 @@ func hashName(name string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// chain is chains/H.json: what Prepare needs of a committed snapshot.
+// chain is chains/H.json: what Prepare needs of a committed snapshot, and its row, from which a lost database is made again.
 type chain struct {
 	Name  string   `json:"name"`
 	Trees []string `json:"trees"` // lowest first
+	Row   row      `json:"row"`
 }
+
+func chainWhere(h string) string { return "chains/" + h }
 
 // readChain returns the trees of a committed snapshot, lowest first, without a database where the small file is there.
 func (s *Store) readChain(name string) (chain, error) {
 	var c chain
 	b, err := os.ReadFile(s.path("chains", hashName(name)+".json"))
-	if err == nil && json.Unmarshal(b, &c) == nil && c.Name == name && len(c.Trees) > 0 {
+	if err == nil && rowdb.Unseal(chainWhere(hashName(name)), b, &c) == nil && c.Name == name && len(c.Trees) > 0 {
 		return c, nil
 	}
 	if err := s.db.View(func(tx *bbolt.Tx) (err error) {
@@ -119,6 +121,9 @@ func chainOf(tx *bbolt.Tx, name string) (chain, error) {
 		if err != nil {
 			return chain{}, err
 		}
+		if at == name {
+			c.Row = r
+		}
 		c.Trees = append([]string{r.Tree}, c.Trees...)
 		at = r.Parent
 	}
@@ -131,26 +136,29 @@ func getRow(tx *bbolt.Tx, name string) (row, error) {
 	if b == nil {
 		return r, fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
 	}
-	if err := json.Unmarshal(b, &r); err != nil {
+	if err := rowdb.Unseal(rowWhere(bucketSnapshots, name), b, &r); err != nil {
 		return r, fmt.Errorf("read the row of snapshot %s: %w", name, err)
 	}
 	return r, nil
 }
 
 func putRow(tx *bbolt.Tx, name string, r row) error {
-	b, err := json.Marshal(r)
+	b, err := rowdb.Seal(rowWhere(bucketSnapshots, name), r)
 	if err != nil {
 		return err
 	}
 	return tx.Bucket(bucketSnapshots).Put([]byte(name), b)
 }
 
+// rowWhere is the place of a row that its checksum is made for.
+func rowWhere(bucket []byte, key string) string { return string(bucket) + "/" + key }
+
 func childKey(parent, child string) []byte { return []byte(parent + "\x00" + child) }
 
 // publish writes what lets Prepare find a committed snapshot without the database. Both files can be made again from the rows.
 func (s *Store) publish(c chain) error {
 	h := hashName(c.Name)
-	b, err := json.Marshal(c)
+	b, err := rowdb.Seal(chainWhere(h), c)
 	if err != nil {
 		return err
 	}

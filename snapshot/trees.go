@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/snapshot/failpoint"
+	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
 // Tree is a layer unpacked. Settling is the digest of what was changed to make the layer right for the chain below it, "" for a layer
@@ -33,8 +34,9 @@ type Tree struct {
 
 // treeRow is a tree in the database.
 type treeRow struct {
-	ID    string `json:"id"`
-	Usage Usage  `json:"usage"`
+	ID    string            `json:"id"`
+	Usage Usage             `json:"usage"`
+	Sums  map[string]uint32 `json:"sums,omitempty"` // CRC-32C of the files beside fs
 }
 
 func treeKey(diffID, settling string) []byte { return []byte(diffID + "\x00" + settling) }
@@ -136,7 +138,7 @@ func (s *Store) LookupTrees(_ context.Context, diffID string) ([]Tree, error) {
 
 func (s *Store) treeOf(key string, value []byte) (Tree, error) {
 	var r treeRow
-	if err := json.Unmarshal(value, &r); err != nil {
+	if err := rowdb.Unseal(rowWhere(bucketTrees, key), value, &r); err != nil {
 		return Tree{}, fmt.Errorf("read the row of tree %q: %w", key, err)
 	}
 	diffID, settling, _ := strings.Cut(key, "\x00")
@@ -149,6 +151,7 @@ type NewTree struct {
 	DiffID, Settling string
 	Usage            Usage
 	Tree             Tree // set by PutTrees: ours, or an equal one that came first
+	sums             map[string]uint32
 }
 
 // PutTrees makes trees of finished stagings: they are renamed into place, the filesystem is synced once, after the renames (a rename
@@ -163,6 +166,9 @@ func (s *Store) PutTrees(_ context.Context, trees []*NewTree) error {
 			return err
 		}
 		t.Tree = tree
+		if t.sums, err = sumFiles(tree.Dir); err != nil {
+			return err
+		}
 	}
 	if err := s.Sync(); err != nil {
 		return err
@@ -185,7 +191,7 @@ func (s *Store) PutTrees(_ context.Context, trees []*NewTree) error {
 				}
 				continue
 			}
-			v, err := json.Marshal(treeRow{ID: t.Tree.ID, Usage: t.Usage})
+			v, err := rowdb.Seal(rowWhere(bucketTrees, string(key)), treeRow{ID: t.Tree.ID, Usage: t.Usage, Sums: t.sums})
 			if err != nil {
 				return err
 			}
@@ -200,6 +206,22 @@ func (s *Store) PutTrees(_ context.Context, trees []*NewTree) error {
 		s.discardDir(dir)
 	}
 	return err
+}
+
+// sumFiles sums what lies beside fs in a tree's directory: the layer's index and its needs, whatever they are to others.
+func sumFiles(dir string) (map[string]uint32, error) {
+	sums := map[string]uint32{}
+	for _, name := range []string{"index", "needs"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("sum %s of tree: %w", name, err)
+		}
+		sums[name] = crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))
+	}
+	return sums, nil
 }
 
 // placeStaging renames a staging into trees/ under the next free number. The staging's lock stays held until it is discarded, which

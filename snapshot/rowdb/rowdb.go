@@ -6,12 +6,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
+
+// ErrDamaged says that a database or a row is not what was written. `layerctl check` says more, and repairs it.
+var ErrDamaged = errors.New("damaged")
 
 // DB names a database; no file is open between transactions.
 type DB struct {
@@ -38,17 +46,60 @@ func (d *DB) View(fn func(*bbolt.Tx) error) error {
 		return err
 	}
 	defer unlock()
-	db, err := bbolt.Open(d.path, 0o600, &bbolt.Options{ReadOnly: true})
+	return d.with(&bbolt.Options{ReadOnly: true}, func(db *bbolt.DB) error {
+		return db.View(func(tx *bbolt.Tx) error {
+			if len(d.buckets) > 0 && tx.Bucket(d.buckets[0]) == nil {
+				return nil // made, but its first transaction never came to an end
+			}
+			return fn(tx)
+		})
+	})
+}
+
+// with opens the file and runs fn. Where the file is so damaged that bbolt panics, or reads past its end, the error is ErrDamaged; the
+// file then stays open, for bbolt holds its locks.
+func (d *DB) with(o *bbolt.Options, fn func(*bbolt.DB) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			if !ofBbolt(r) {
+				panic(r)
+			}
+			err = fmt.Errorf("read %s: %w: %.200s", d.path, ErrDamaged, strings.Join(strings.Fields(fmt.Sprint(r)), " "))
+		}
+	}()
+	o.Timeout = 30 * time.Second // only a panic of ours can have left it locked: our own lock is held
+	if info, err := os.Stat(d.path); err == nil && info.Size() == 0 {
+		return fmt.Errorf("open %s: it is empty: %w", d.path, ErrDamaged) // bbolt would make a new one
+	}
+	db, err := bbolt.Open(d.path, 0o600, o)
 	if err != nil {
+		var system *fs.PathError
+		if !errors.As(err, &system) && !errors.Is(err, berrors.ErrTimeout) {
+			err = fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
 		return fmt.Errorf("open %s: %w", d.path, err)
 	}
-	defer db.Close()
-	return db.View(func(tx *bbolt.Tx) error {
-		if len(d.buckets) > 0 && tx.Bucket(d.buckets[0]) == nil {
-			return nil // made, but its first transaction never came to an end
+	err = fn(db)
+	return errors.Join(err, db.Close())
+}
+
+// ofBbolt says whether the panic that is being recovered from is bbolt's, or a fault in the memory that it maps.
+func ofBbolt(r any) bool {
+	if fault, ok := r.(interface{ Addr() uintptr }); ok && fault.Addr() != 0 {
+		return true
+	}
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
+	for {
+		f, more := frames.Next()
+		if !strings.HasPrefix(f.Function, "runtime.") {
+			return strings.HasPrefix(f.Function, "go.etcd.io/bbolt")
 		}
-		return fn(tx)
-	})
+		if !more {
+			return false
+		}
+	}
 }
 
 // Update runs fn in a transaction that is on disk when Update returns nil, and has changed nothing when it returns an error.
@@ -61,24 +112,21 @@ func (d *DB) Update(fn func(*bbolt.Tx) error) error {
 	if err := d.create(); err != nil {
 		return err
 	}
-	db, err := bbolt.Open(d.path, 0o600, nil)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", d.path, err)
-	}
-	defer db.Close()
-	failpoint.Hit("rows/opened")
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range d.buckets {
-			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
-				return fmt.Errorf("make bucket %s of %s: %w", b, d.path, err)
+	return d.with(&bbolt.Options{}, func(db *bbolt.DB) error {
+		failpoint.Hit("rows/opened")
+		err := db.Update(func(tx *bbolt.Tx) error {
+			for _, b := range d.buckets {
+				if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+					return fmt.Errorf("make bucket %s of %s: %w", b, d.path, err)
+				}
 			}
-		}
-		err := fn(tx)
-		failpoint.Hit("rows/written")
+			err := fn(tx)
+			failpoint.Hit("rows/written")
+			return err
+		})
+		failpoint.Hit("rows/committed")
 		return err
 	})
-	failpoint.Hit("rows/committed")
-	return err
 }
 
 // create makes the database where there is none. It appears under its name by rename, whole and on disk: bbolt writes a new one in
