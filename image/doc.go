@@ -4,6 +4,7 @@
 //
 //	images    image ID (the config's digest) → what there is to know of the image
 //	names     name → image ID and the manifest's digest under that name
+//	named     image ID, NUL, name: the same, from the other side
 //	uses      blob digest, NUL, image ID; and "chain:" chain ID, NUL, image ID: who needs what, so that removing walks no other image
 //
 // The order of a pull is what makes a crash harmless: blobs and trees are verified and renamed into place, the filesystem is synced

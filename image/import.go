@@ -78,11 +78,12 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 			return Image{}, fmt.Errorf("--change %q: %w", c, err)
 		}
 	}
-	tree, release, err := s.importTree(ctx, src, o.Warn)
+	var lease snapshot.Lease
+	defer lease.Close()
+	tree, err := s.importTree(ctx, &lease, src, o.Warn)
 	if err != nil {
 		return Image{}, err
 	}
-	defer release()
 	hash, err := v1.NewHash(tree.DiffID)
 	if err != nil {
 		return Image{}, err
@@ -97,7 +98,7 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 	if err != nil {
 		return Image{}, err
 	}
-	id, err := s.content.Put(raw)
+	id, err := s.content.Put(&lease, raw)
 	if err != nil {
 		return Image{}, err
 	}
@@ -106,7 +107,7 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 		return Image{}, err
 	}
 	failpoint.Hit("import/synced")
-	if err := s.snaps.AdoptChain(ctx, []snapshot.ChainLayer{{Name: tree.DiffID, Tree: tree}}); err != nil {
+	if err := s.snaps.AdoptChain(ctx, &lease, []snapshot.ChainLayer{{Name: tree.DiffID, Tree: tree}}); err != nil {
 		return Image{}, err
 	}
 	failpoint.Hit("import/adopted")
@@ -157,17 +158,13 @@ func importName(src ImportSource, given string) (reference.Ref, error) {
 	return ref, nil
 }
 
-// importTree puts the source into the store as a tree, and holds it until release is called.
-func (s *Store) importTree(ctx context.Context, src ImportSource, warn func(string)) (_ snapshot.Tree, release func(), err error) {
+// importTree puts the source into the store as a tree, which the lease holds.
+func (s *Store) importTree(ctx context.Context, l *snapshot.Lease, src ImportSource, warn func(string)) (snapshot.Tree, error) {
 	st, err := s.snaps.NewStaging()
 	if err != nil {
-		return snapshot.Tree{}, nil, err
+		return snapshot.Tree{}, err
 	}
-	defer func() {
-		if err != nil {
-			st.Discard()
-		}
-	}()
+	l.Keep(closer(st.Discard))
 	var res layer.Result
 	switch {
 	case src.Reader != nil:
@@ -175,7 +172,7 @@ func (s *Store) importTree(ctx context.Context, src ImportSource, warn func(stri
 	default:
 		var f *os.File
 		if f, err = os.Open(src.Path); err != nil {
-			return snapshot.Tree{}, nil, unwrapPath(err)
+			return snapshot.Tree{}, unwrapPath(err)
 		}
 		defer f.Close()
 		info, serr := f.Stat()
@@ -191,27 +188,24 @@ func (s *Store) importTree(ctx context.Context, src ImportSource, warn func(stri
 		}
 	}
 	if err != nil {
-		return snapshot.Tree{}, nil, err
+		return snapshot.Tree{}, err
 	}
 	failpoint.Hit("import/applied")
 	n := &snapshot.NewTree{Staging: st, DiffID: res.DiffID, Usage: snapshot.Usage{Inodes: res.Inodes, Size: res.Size}}
 	trees, err := s.snaps.LookupTrees(ctx, res.DiffID)
 	if err != nil {
-		return snapshot.Tree{}, nil, err
+		return snapshot.Tree{}, err
 	}
 	for _, t := range trees {
 		if t.Settling != "" {
 			continue
 		}
-		if held, err := s.snaps.Hold(t); err == nil {
-			st.Discard()
-			return t, func() { held.Close() }, nil
+		if err := s.snaps.Hold(l, t); !errors.Is(err, snapshot.ErrNotFound) {
+			return t, err
 		}
 	}
-	if err := s.snaps.PutTrees(ctx, []*snapshot.NewTree{n}); err != nil {
-		return snapshot.Tree{}, nil, err
-	}
-	return n.Tree, func() { st.Discard() }, nil
+	err = s.snaps.PutTrees(ctx, l, []*snapshot.NewTree{n})
+	return n.Tree, err
 }
 
 // unwrapPath leaves the path out of an error that says it before already.

@@ -29,7 +29,7 @@ type puller struct {
 	manifest *manifest
 	config   v1.ConfigFile
 	layers   []*pulledLayer // one a distinct layer; in order of first use
-	open     []io.Closer    // what is held until the image has its name
+	lease    snapshot.Lease // until the image has its name
 }
 
 // pulledLayer is a layer on its way: a staging that is being filled, or a tree that was there.
@@ -46,9 +46,7 @@ func (p *puller) close() {
 	for _, l := range p.layers {
 		l.release()
 	}
-	for _, c := range p.open {
-		c.Close()
-	}
+	p.lease.Close()
 }
 
 func (l *pulledLayer) release() {
@@ -88,7 +86,7 @@ func (p *puller) run(ctx context.Context) (*imageRow, error) {
 		if b == nil {
 			continue
 		}
-		digest, err := p.s.content.Put(b)
+		digest, err := p.s.content.Put(&p.lease, b)
 		if err != nil {
 			return nil, err
 		}
@@ -113,7 +111,7 @@ func (p *puller) run(ctx context.Context) (*imageRow, error) {
 		return nil, err
 	}
 	failpoint.Hit("pull/settled")
-	if err := p.s.snaps.AdoptChain(ctx, chain); err != nil {
+	if err := p.s.snaps.AdoptChain(ctx, &p.lease, chain); err != nil {
 		return nil, err
 	}
 	return rowOf(&p.config, layers, blobs), nil
@@ -122,8 +120,12 @@ func (p *puller) run(ctx context.Context) (*imageRow, error) {
 // fetchConfig brings the config, whose digest is the image's ID.
 func (p *puller) fetchConfig(ctx context.Context) ([]byte, error) {
 	want, d := p.manifest.configDigest, p.manifest.parsed.Config
-	if b, err := p.s.content.Read(want); err == nil {
-		return b, nil
+	if here, err := p.s.content.Hold(&p.lease, want); err != nil {
+		return nil, err
+	} else if here {
+		if b, err := p.s.content.Read(want); err == nil {
+			return b, nil
+		}
 	}
 	r, err := p.src.Blob(ctx, want)
 	if err != nil {
@@ -137,7 +139,7 @@ func (p *puller) fetchConfig(ctx context.Context) ([]byte, error) {
 	if int64(len(b)) != d.Size || content.Digest(b) != want {
 		return nil, fmt.Errorf("its config is not the one that its manifest names (%s): %w", want, content.ErrCorrupt)
 	}
-	_, err = p.s.content.Put(b)
+	_, err = p.s.content.Put(&p.lease, b)
 	return b, err
 }
 
@@ -203,18 +205,22 @@ func (p *puller) find(ctx context.Context, l *pulledLayer) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	// The image will name the blob, whether the layer's tree is here without it or not.
+	kept, err := p.s.content.Hold(&p.lease, l.desc.Digest.String())
+	if err != nil {
+		return false, err
+	}
 	for _, t := range trees {
-		if t.Settling != "" && !p.s.content.Has(l.desc.Digest.String()) {
+		if t.Settling != "" && !kept {
 			continue
 		}
-		held, err := p.s.snaps.Hold(t)
+		err := p.s.snaps.Hold(&p.lease, t)
 		if errors.Is(err, snapshot.ErrNotFound) {
 			continue
 		}
 		if err != nil {
 			return false, err
 		}
-		p.open = append(p.open, held)
 		l.tree = &t
 		p.progress.Done(l.desc.Digest.String(), LayerExists)
 		return true, nil
@@ -244,8 +250,10 @@ func (p *puller) fetch(ctx context.Context, l *pulledLayer) error {
 		return err
 	}
 	l.staging = st
-	p.open = append(p.open, closer(st.Discard))
-	if p.s.content.Has(digest) {
+	p.lease.Keep(closer(st.Discard))
+	if kept, err := p.s.content.Hold(&p.lease, digest); err != nil {
+		return err
+	} else if kept {
 		return p.reapply(ctx, l, st)
 	}
 	p.progress.Started(digest, l.desc.Size)
@@ -260,7 +268,7 @@ func (p *puller) fetch(ctx context.Context, l *pulledLayer) error {
 		_, err = io.Copy(io.Discard, in)
 	}
 	if err == nil {
-		err = l.ingest.Commit()
+		err = l.ingest.Commit(&p.lease)
 	}
 	if err == nil && l.result.DiffID != l.diffID {
 		err = fmt.Errorf("unpacks to the diff ID %s, the config says %s: %w", l.result.DiffID, l.diffID, content.ErrCorrupt)
@@ -299,30 +307,17 @@ func (p *puller) publish(ctx context.Context) error {
 		ready = append(ready, newTree(l, l.staging, ""))
 		whose = append(whose, l)
 	}
-	if err := p.s.snaps.PutTrees(ctx, ready); err != nil {
+	if err := p.s.snaps.PutTrees(ctx, &p.lease, ready); err != nil {
 		return err
 	}
 	for i, l := range whose {
-		if err := p.own(l, ready[i]); err != nil {
-			return err
-		}
+		l.tree = &ready[i].Tree
 	}
 	return nil
 }
 
 func newTree(l *pulledLayer, st *snapshot.Staging, settling string) *snapshot.NewTree {
 	return &snapshot.NewTree{Staging: st, DiffID: l.diffID, Settling: settling, Usage: snapshot.Usage{Inodes: l.result.Inodes, Size: l.result.Size}}
-}
-
-// own notes a layer's tree. One that came first from somebody else must be held, as ours is by its staging.
-func (p *puller) own(l *pulledLayer, n *snapshot.NewTree) error {
-	held, err := p.s.snaps.Hold(n.Tree)
-	if err != nil {
-		return err
-	}
-	p.open = append(p.open, held)
-	l.tree = &n.Tree
-	return nil
 }
 
 // settle goes up the chain and makes each layer right for what is below it, then puts what is new into the store.
@@ -383,15 +378,11 @@ func (p *puller) settled(ctx context.Context, l *pulledLayer, below []string) (s
 	}
 	for _, t := range trees {
 		if t.Settling == plan.Digest() {
-			held, err := p.s.snaps.Hold(t)
+			err := p.s.snaps.Hold(&p.lease, t)
 			if errors.Is(err, snapshot.ErrNotFound) {
 				continue
 			}
-			if err != nil {
-				return snapshot.Tree{}, err
-			}
-			p.open = append(p.open, held)
-			return t, nil
+			return t, err
 		}
 	}
 	st := l.staging
@@ -400,7 +391,7 @@ func (p *puller) settled(ctx context.Context, l *pulledLayer, below []string) (s
 		if st, err = p.s.snaps.NewStaging(); err != nil {
 			return snapshot.Tree{}, err
 		}
-		p.open = append(p.open, closer(st.Discard))
+		p.lease.Keep(closer(st.Discard))
 		if err := p.reapply(ctx, l, st); err != nil {
 			return snapshot.Tree{}, err
 		}
@@ -409,10 +400,11 @@ func (p *puller) settled(ctx context.Context, l *pulledLayer, below []string) (s
 		return snapshot.Tree{}, err
 	}
 	n := newTree(l, st, plan.Digest())
-	if err := p.s.snaps.PutTrees(ctx, []*snapshot.NewTree{n}); err != nil {
+	if err := p.s.snaps.PutTrees(ctx, &p.lease, []*snapshot.NewTree{n}); err != nil {
 		return snapshot.Tree{}, err
 	}
-	return n.Tree, p.own(l, n)
+	l.tree = &n.Tree
+	return n.Tree, nil
 }
 
 type closer func() error

@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	"go.etcd.io/bbolt"
 
-	"github.com/layerctl/layerctl/image/record"
 	"github.com/layerctl/layerctl/image/reference"
+	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
@@ -25,98 +26,129 @@ type RemoveOptions struct {
 }
 
 // Remove takes a name away, and with the last name of an image the image: its rows first, then its snapshots and blobs that no other
-// image needs. By ID it removes the image with its one name, or with all of them where it is forced.
+// image needs and nobody in flight relies on. By ID it removes the image with its one name, or with all of them where it is forced.
 func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Deleted, error) {
-	img, err := s.Resolve(ctx, ref)
-	if err != nil {
-		return nil, fmt.Errorf("remove image: %w", err)
-	}
-	byName := slices.Contains(reference.Candidates(ref), img.Name) || strings.Contains(ref, "@")
-	names := img.Names
-	if byName && len(names) > 1 {
-		return s.untag(img.Name)
-	}
-	if !byName && len(names) > 1 && !o.Force {
-		return nil, fmt.Errorf("remove image %s: it has the names %s: %w", ref, strings.Join(names, ", "), ErrInUse)
-	}
-	if o.InUse != nil && !o.Force {
-		if users := o.InUse(img.Chain); len(users) > 0 {
-			return nil, fmt.Errorf("remove image %s: container %s was made from it: %w", ref, users[0], ErrInUse)
+	for {
+		img, err := s.Resolve(ctx, ref)
+		if err != nil {
+			return nil, fmt.Errorf("remove image: %w", err)
 		}
+		byName := slices.Contains(reference.Candidates(ref), img.Name) || strings.Contains(ref, "@")
+		if !byName && len(img.Names) > 1 && !o.Force {
+			return nil, fmt.Errorf("remove image %s: it has the names %s: %w", ref, strings.Join(img.Names, ", "), ErrInUse)
+		}
+		names := img.Names
+		if byName {
+			names = []string{img.Name}
+		}
+		if len(names) == len(img.Names) && o.InUse != nil && !o.Force {
+			if users := o.InUse(img.Chain); len(users) > 0 {
+				return nil, fmt.Errorf("remove image %s: container %s was made from it: %w", ref, users[0], ErrInUse)
+			}
+		}
+		done, err := s.removeNames(ctx, img, names)
+		if errors.Is(err, errChanged) {
+			continue // somebody gave it a name or took one away meanwhile
+		}
+		if err != nil {
+			return done, fmt.Errorf("remove image %s: %w", ref, err)
+		}
+		return done, nil
 	}
-	return s.delete(ctx, img)
 }
 
-func (s *Store) untag(name string) ([]Deleted, error) {
-	err := s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketNames).Delete([]byte(name)) })
-	failpoint.Hit("untag/rows")
-	if err == nil {
-		err = record.Remove(s.dir, name)
-		failpoint.Hit("untag/record")
-		err = errors.Join(err, s.writeLayout())
-	}
-	if err != nil {
-		return nil, fmt.Errorf("remove name %s: %w", name, err)
-	}
-	return []Deleted{{"Untagged", name}}, nil
-}
+// errChanged says that an image's names are not what they were when it was decided what to do.
+var errChanged = errors.New("the image's names have changed")
 
-func (s *Store) delete(ctx context.Context, img Image) ([]Deleted, error) {
+// removeNames takes names of an image away, and the image with the last of them. It is errChanged where its names are not img.Names.
+func (s *Store) removeNames(ctx context.Context, img Image, names []string) ([]Deleted, error) {
 	var done []Deleted
-	var free []string
-	kept := map[string]bool{}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		var row imageRow
-		if ok, err := getJSON(tx, bucketImages, img.ID, &row); err != nil || !ok {
-			return errors.Join(err, notFound(img.ID))
+	var free blobs
+	defer free.close()
+	last := len(names) == len(img.Names)
+	err := s.update(func(tx *bbolt.Tx, c *naming) error {
+		now, err := namesOf(tx, img.ID)
+		if err != nil {
+			return err
 		}
-		for _, name := range img.Names {
-			if err := tx.Bucket(bucketNames).Delete([]byte(name)); err != nil {
+		var row imageRow
+		if ok, err := getJSON(tx, bucketImages, img.ID, &row); err != nil {
+			return err
+		} else if !ok || !slices.Equal(now, img.Names) {
+			return errChanged
+		}
+		for _, name := range names {
+			if err := c.dropName(tx, name); err != nil {
 				return err
 			}
 			done = append(done, Deleted{"Untagged", name})
+		}
+		if !last {
+			return nil
 		}
 		for _, what := range row.uses() {
 			if err := tx.Bucket(bucketUses).Delete(useKey(what, img.ID)); err != nil {
 				return err
 			}
 			if strings.HasPrefix(what, "sha256:") && !used(tx, what) {
-				free = append(free, what)
+				free.lock(s.content.Path(what))
 			}
-		}
-		for _, l := range row.Layers {
-			kept[l.Chain] = used(tx, "chain:"+l.Chain)
 		}
 		return tx.Bucket(bucketImages).Delete([]byte(img.ID))
 	})
 	if err != nil {
-		return nil, fmt.Errorf("remove image %s: %w", img.ID, err)
+		return nil, err
+	}
+	if !last {
+		return done, nil
 	}
 	// The image is gone. What follows frees what it took; a crash here leaves garbage that no name reaches.
 	failpoint.Hit("rmi/rows")
-	for _, name := range img.Names {
-		err = errors.Join(err, record.Remove(s.dir, name))
-		failpoint.Hit("rmi/record")
-	}
-	err = errors.Join(err, s.writeLayout())
-	failpoint.Hit("rmi/layout")
-	for _, digest := range free {
-		err = errors.Join(err, s.content.Delete(digest))
-		failpoint.Hit("rmi/blob")
-	}
-	err = errors.Join(err, s.snaps.RemoveChain(ctx, img.Chain, func(chain string) bool { return kept[chain] }))
-	failpoint.Hit("rmi/chain")
-	err = errors.Join(err, s.content.Sweep())
 	done = append(done, Deleted{"Deleted", img.ID})
-	for i := len(img.Layers) - 1; i >= 0; i-- {
-		if _, serr := s.snaps.Stat(ctx, img.Layers[i].Chain); serr != nil {
-			done = append(done, Deleted{"Deleted", img.Layers[i].Chain})
-		}
+	err = free.discard(s.snaps)
+	removed, rerr := s.freeChain(ctx, img.Chain)
+	for _, name := range removed {
+		done = append(done, Deleted{"Deleted", name})
 	}
-	if err != nil {
-		err = fmt.Errorf("free what image %s took: %w", img.ID, err)
+	if err = errors.Join(err, rerr); err != nil {
+		err = fmt.Errorf("free what it took: %w", err)
 	}
 	return done, err
+}
+
+// freeChain removes the snapshots of a chain, from the top, that no image needs. Nobody names a chain meanwhile: the rows are locked,
+// images' before snapshots', here and everywhere.
+func (s *Store) freeChain(ctx context.Context, chain string) (removed []string, err error) {
+	verr := s.db.View(func(tx *bbolt.Tx) error {
+		removed, err = s.snaps.RemoveChain(ctx, chain, func(name string) bool { return used(tx, "chain:"+name) })
+		return nil
+	})
+	failpoint.Hit("rmi/chain")
+	return removed, errors.Join(err, verr)
+}
+
+// blobs are on their way into the trash: each was locked in the transaction in which nothing needed it, so that who relies on it finds
+// it gone, or has kept it from being locked.
+type blobs []*os.File
+
+func (b *blobs) lock(path string) {
+	if f := snapshot.LockIdle(path); f != nil {
+		*b = append(*b, f)
+	}
+}
+
+func (b *blobs) discard(snaps *snapshot.Store) (err error) {
+	for _, f := range *b {
+		err = errors.Join(err, snaps.Discard(f.Name()))
+		failpoint.Hit("rmi/blob")
+	}
+	return err
+}
+
+func (b *blobs) close() {
+	for _, f := range *b {
+		f.Close()
+	}
 }
 
 // rawConfig is what of a config history and inspect read.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sort"
 	"strings"
 	"time"
 
@@ -70,6 +69,7 @@ var (
 	bucketImages = []byte("images")
 	bucketNames  = []byte("names")
 	bucketUses   = []byte("uses")
+	bucketNamed  = []byte("named")
 )
 
 // Layer is one layer of an image, lowest first.
@@ -101,7 +101,7 @@ type imageRow struct {
 	Created  time.Time
 	Size     int64
 	Layers   []Layer
-	Blobs    []string // manifests and config
+	Blobs    []string // manifests and config, and layers' blobs under which other manifests know the same layers
 	Settings record.Settings
 }
 
@@ -153,11 +153,11 @@ func (r *imageRow) uses() []string {
 	return list
 }
 
-// name gives an image a name, in one transaction, and then writes what follows from the rows: the record that run reads, and the
+// name gives an image a name, in one transaction. With the rows go what follows from them: the record that run reads, and the
 // layout's index.
 func (s *Store) name(name string, n nameRow, row *imageRow) error {
 	rec := record.Record{Name: name, ID: n.ID, Digest: n.Digest}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx, c *naming) error {
 		if row == nil {
 			row = &imageRow{}
 			if ok, err := getJSON(tx, bucketImages, n.ID, row); err != nil || !ok {
@@ -169,38 +169,109 @@ func (s *Store) name(name string, n nameRow, row *imageRow) error {
 				return err
 			} else if ok {
 				// The same image under other blobs (another registry, another compression): both stay needed.
-				row.Blobs = union(row.Blobs, before.Blobs)
+				for _, what := range before.uses() {
+					if strings.HasPrefix(what, "sha256:") && !contains(row.uses(), what) {
+						row.Blobs = append(row.Blobs, what)
+					}
+				}
 			}
 			if err := putJSON(tx, bucketImages, n.ID, row); err != nil {
 				return err
 			}
-		}
-		for _, what := range row.uses() {
-			if err := tx.Bucket(bucketUses).Put(useKey(what, n.ID), nil); err != nil {
-				return err
+			for _, what := range row.uses() {
+				if err := tx.Bucket(bucketUses).Put(useKey(what, n.ID), nil); err != nil {
+					return err
+				}
 			}
+		}
+		rec.Chain, rec.OS, rec.Arch, rec.Settings = row.Chain, row.OS, row.Arch, row.Settings
+		c.records = append(c.records, &rec)
+		if err := c.dropName(tx, name); err != nil {
+			return err
+		}
+		if err := tx.Bucket(bucketNamed).Put(useKey(n.ID, name), nil); err != nil {
+			return err
 		}
 		return putJSON(tx, bucketNames, name, n)
 	})
+}
+
+// naming is what a transaction does besides its rows.
+type naming struct {
+	s       *Store
+	dropped bool             // a name has lost its record
+	records []*record.Record // to be written when the rows are
+}
+
+// update runs a transaction that changes names or images, and writes the files that say what the rows say while the rows are still
+// locked, so that the last transaction's files are the last ones written.
+func (s *Store) update(fn func(tx *bbolt.Tx, c *naming) error) error {
+	var after error
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		if tx.Bucket(bucketNamed) == nil {
+			if err := indexNames(tx); err != nil {
+				return err
+			}
+		}
+		c := &naming{s: s}
+		if err := fn(tx, c); err != nil {
+			return err
+		}
+		if c.dropped {
+			// On disk before the rows are: a record that came back after a power cut would be believed.
+			if err := snapshot.SyncDir(filepath.Join(s.dir, "names")); err != nil {
+				return fmt.Errorf("forget records: %w", err)
+			}
+		}
+		failpoint.Hit("name/forgotten")
+		index, err := layoutIndex(tx)
+		if err != nil {
+			return err
+		}
+		tx.OnCommit(func() {
+			failpoint.Hit("name/rows")
+			for _, rec := range c.records {
+				after = errors.Join(after, record.Write(s.dir, rec))
+				failpoint.Hit("name/record")
+			}
+			if err := snapshot.WriteFile(filepath.Join(s.dir, "index.json"), index, false); err != nil {
+				after = errors.Join(after, fmt.Errorf("write the layout's index: %w", err))
+			}
+		})
+		return nil
+	})
+	return errors.Join(err, after)
+}
+
+// dropName takes a name away from the image that has it, if one does. Its record goes first: without one, the rows are asked.
+func (c *naming) dropName(tx *bbolt.Tx, name string) error {
+	var n nameRow
+	if ok, err := getJSON(tx, bucketNames, name, &n); err != nil || !ok {
+		return err
+	}
+	if err := record.Remove(c.s.dir, name); err != nil {
+		return err
+	}
+	c.dropped = true
+	if err := tx.Bucket(bucketNamed).Delete(useKey(n.ID, name)); err != nil {
+		return err
+	}
+	return tx.Bucket(bucketNames).Delete([]byte(name))
+}
+
+// indexNames makes the index of names by image, which older stores lack.
+func indexNames(tx *bbolt.Tx) error {
+	named, err := tx.CreateBucket(bucketNamed)
 	if err != nil {
 		return err
 	}
-	failpoint.Hit("name/rows")
-	rec.Chain, rec.OS, rec.Arch, rec.Settings = row.Chain, row.OS, row.Arch, row.Settings
-	if err := record.Write(s.dir, &rec); err != nil {
-		return err
-	}
-	failpoint.Hit("name/record")
-	return s.writeLayout()
-}
-
-func union(a, b []string) []string {
-	for _, x := range b {
-		if !contains(a, x) {
-			a = append(a, x)
+	return tx.Bucket(bucketNames).ForEach(func(k, v []byte) error {
+		var n nameRow
+		if err := json.Unmarshal(v, &n); err != nil {
+			return fmt.Errorf("read the row of %s: %w", k, err)
 		}
-	}
-	return a
+		return named.Put(useKey(n.ID, string(k)), nil)
+	})
 }
 
 func contains(list []string, s string) bool {
@@ -212,8 +283,8 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-// writeLayout writes index.json: the names whose blobs are all here, for readers of OCI layouts.
-func (s *Store) writeLayout() error {
+// layoutIndex is index.json: the names that came with a manifest, for readers of OCI layouts.
+func layoutIndex(tx *bbolt.Tx) ([]byte, error) {
 	type descriptor struct {
 		MediaType   string            `json:"mediaType"`
 		Digest      string            `json:"digest"`
@@ -225,30 +296,21 @@ func (s *Store) writeLayout() error {
 		MediaType     string       `json:"mediaType"`
 		Manifests     []descriptor `json:"manifests"`
 	}{2, "application/vnd.oci.image.index.v1+json", []descriptor{}}
-	err := s.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketNames).ForEach(func(k, v []byte) error {
-			var n nameRow
-			if err := json.Unmarshal(v, &n); err != nil {
-				return fmt.Errorf("read the row of %s: %w", k, err)
-			}
-			if n.Digest != "" {
-				index.Manifests = append(index.Manifests, descriptor{n.Media, n.Digest, n.Size,
-					map[string]string{"org.opencontainers.image.ref.name": string(k)}})
-			}
-			return nil
-		})
+	err := tx.Bucket(bucketNames).ForEach(func(k, v []byte) error {
+		var n nameRow
+		if err := json.Unmarshal(v, &n); err != nil {
+			return fmt.Errorf("read the row of %s: %w", k, err)
+		}
+		if n.Digest != "" {
+			index.Manifests = append(index.Manifests, descriptor{n.Media, n.Digest, n.Size,
+				map[string]string{"org.opencontainers.image.ref.name": string(k)}})
+		}
+		return nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b, err := json.Marshal(index)
-	if err == nil {
-		err = snapshot.WriteFile(filepath.Join(s.dir, "index.json"), b, false)
-	}
-	if err != nil {
-		return fmt.Errorf("write the layout's index: %w", err)
-	}
-	return nil
+	return json.Marshal(index)
 }
 
 // load reads an image under one of its names ("" for none).
@@ -380,20 +442,28 @@ func (s *Store) find(tx *bbolt.Tx, ref string) (id, name string, err error) {
 	return id, name, err
 }
 
+// namesOf lists the names of an image, sorted.
 func namesOf(tx *bbolt.Tx, id string) ([]string, error) {
 	var names []string
-	err := tx.Bucket(bucketNames).ForEach(func(k, v []byte) error {
-		var n nameRow
-		if err := json.Unmarshal(v, &n); err != nil {
-			return fmt.Errorf("read the row of %s: %w", k, err)
-		}
-		if n.ID == id {
-			names = append(names, string(k))
-		}
-		return nil
-	})
-	sort.Strings(names)
-	return names, err
+	if tx.Bucket(bucketNamed) == nil { // a store that nothing was changed in since it was given this index
+		err := tx.Bucket(bucketNames).ForEach(func(k, v []byte) error {
+			var n nameRow
+			if err := json.Unmarshal(v, &n); err != nil {
+				return fmt.Errorf("read the row of %s: %w", k, err)
+			}
+			if n.ID == id {
+				names = append(names, string(k))
+			}
+			return nil
+		})
+		return names, err
+	}
+	prefix := useKey(id, "")
+	cur := tx.Bucket(bucketNamed).Cursor()
+	for k, _ := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = cur.Next() {
+		names = append(names, string(k[len(prefix):]))
+	}
+	return names, nil
 }
 
 // Tag gives the image src the further name dst; a short one means a name that came from no registry. An image that had it loses it.

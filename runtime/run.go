@@ -267,6 +267,7 @@ func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Con
 	if err != nil {
 		return 0, err
 	}
+	snaps.DeleteDetached()
 	s, err := Open(root, runRoot, snaps)
 	if err != nil {
 		return 0, err

@@ -3,7 +3,6 @@ package snapshot
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -157,7 +156,7 @@ func (s *Store) link(dir, parent string) error {
 	if err != unix.ENOENT {
 		return fmt.Errorf("link to parent %s: %w", parent, err)
 	}
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) error {
 		if _, err := getRow(tx, parent); err != nil {
 			return err
 		}
@@ -312,7 +311,9 @@ func (s *Store) commit(ctx context.Context, name, key string, opts []Opt) error 
 	failpoint.Hit("commit/moved")
 	tree, err := s.adoptStaging(st, "", "", usage)
 	if err == nil {
-		err = s.AdoptChain(ctx, []ChainLayer{{Name: name, Parent: rec.Parent, Tree: tree, Labels: o.labels, new: true}})
+		var lease Lease
+		defer lease.Close()
+		err = s.AdoptChain(ctx, &lease, []ChainLayer{{Name: name, Parent: rec.Parent, Tree: tree, Labels: o.labels, new: true}})
 	}
 	if err != nil {
 		// What was written is the user's: it goes back to where it was.
@@ -324,7 +325,7 @@ func (s *Store) commit(ctx context.Context, name, key string, opts []Opt) error 
 			return fmt.Errorf("%w (and the snapshot's files are left in %s: %v)", err, from, back)
 		}
 		if tree.Dir != "" {
-			s.discardDir(tree.Dir)
+			err = errors.Join(err, s.Discard(tree.Dir))
 		}
 		return err
 	}
@@ -347,26 +348,16 @@ func (s *Store) Remove(ctx context.Context, key string) error {
 	if !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	if err := s.removeCommitted(key); err != nil {
+	if _, err := s.removeCommitted(key, false, func(string) bool { return false }); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}
-	return s.Sweep(ctx)
-}
-
-// Discard is Remove of an active snapshot by the holder of its lock, after the last mount of it is gone.
-func (s *Store) Discard(key string) error {
-	dir := s.activeDir(key)
-	rec, err := readRecordFile(dir)
-	if err != nil {
-		return fmt.Errorf("remove snapshot %s: %w", key, err)
-	}
-	return s.dropActive(dir, rec.Parent)
+	return nil
 }
 
 // dropActive takes an active snapshot away: by rename, so that no half-deleted one can be found under its key.
 func (s *Store) dropActive(dir, parent string) error {
-	trash := s.path("trash", "a"+filepath.Base(dir)+newID()[:8])
-	if err := os.Rename(dir, trash); err != nil {
+	trash, err := s.moveToTrash(dir)
+	if err != nil {
 		return fmt.Errorf("remove %s: %w", dir, err)
 	}
 	failpoint.Hit("active/trashed")
@@ -374,7 +365,7 @@ func (s *Store) dropActive(dir, parent string) error {
 		unix.Unlink(s.path("children", hashName(parent), filepath.Base(dir)))
 	}
 	failpoint.Hit("active/unlinked")
-	return removeTree(trash)
+	return s.empty(trash)
 }
 
 // Stat describes the snapshot of that name or key.
@@ -458,12 +449,8 @@ func usageOf(dir string) (Usage, error) {
 func (s *Store) Walk(ctx context.Context, fn func(Info) error) error {
 	var all []Info
 	err := s.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketSnapshots).ForEach(func(k, v []byte) error {
-			var r row
-			if err := json.NewDecoder(bytes.NewReader(v)).Decode(&r); err != nil {
-				return fmt.Errorf("read the row of snapshot %s: %w", k, err)
-			}
-			all = append(all, Info{Name: string(k), Parent: r.Parent, Kind: KindCommitted, Labels: r.Labels, Created: r.Created, Updated: r.Created})
+		return eachRow(tx, func(name string, r row) error {
+			all = append(all, Info{Name: name, Parent: r.Parent, Kind: KindCommitted, Labels: r.Labels, Created: r.Created, Updated: r.Created})
 			return nil
 		})
 	})

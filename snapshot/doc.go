@@ -15,12 +15,15 @@
 //	active/A/record.json        an active snapshot or view; lock: held as long as a mount of it lives
 //	active/A/fs, work           its upper and overlayfs' own directory
 //	staging/ID/                 a tree being filled, held by flock on the directory
-//	trash/ID                    removed, by rename; deleted by whoever has time
+//	trash/ID                    removed, by rename; deleted at once, by the reaper, or by whoever empties it
 //
-// Invariants: a row is written after the bytes that it names are on disk, and removed before they go. The directory children/H exists
-// exactly as long as the snapshot H is committed: removing it is how Remove finds out that nobody stands on H, making a file in it is
-// how Prepare finds out that H is there, and the kernel decides which came first. A crash leaves files that no row reaches, never a
-// row without its files; Sweep deletes them.
+// Invariants: a row is written after the bytes that it names are on disk, and removed before they go. What says the same as a row in
+// another form (chains/, children/) is written after the row. Where a snapshot H is committed and has no directory children/H, whoever
+// needs that makes it; where the directory is, H is committed or a crash was: removing the directory is how Remove finds out that nobody
+// stands on H, making a file in it is how Prepare finds out that H is there, and the kernel decides which came first. A crash leaves
+// files that no row reaches, never a row without its files; Sweep deletes them.
+//
+// What an operation relies on or has made, and nothing names yet, it holds by a Lease; nobody deletes what is held.
 //
 // Preparing and mounting open no database: a container's start reads one small file and makes a few.
 package snapshot

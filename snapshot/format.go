@@ -54,9 +54,15 @@ func CheckFormat(root string) error {
 // WriteFile replaces the file at path by rename, so that it is seen whole or not at all; with durable it is on disk before its name
 // is, and its name before WriteFile returns.
 func WriteFile(path string, data []byte, durable bool) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		return err
+	var f *os.File
+	for { // held, so that it is not swept, and made again where it was before that
+		if f, err = os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-"); err != nil {
+			return err
+		}
+		if err := flock(f, unix.LOCK_SH); err == nil && isAt(f, f.Name()) {
+			break
+		}
+		f.Close()
 	}
 	defer func() {
 		f.Close()

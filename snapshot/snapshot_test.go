@@ -50,10 +50,12 @@ func addLayer(t testing.TB, s *Store, name, parent string, files map[string]stri
 		}
 	}
 	n := &NewTree{Staging: st, DiffID: "diff-" + name, Usage: Usage{Inodes: 1, Size: 4096}}
-	if err := s.PutTrees(ctx, []*NewTree{n}); err != nil {
+	var lease Lease
+	defer lease.Close()
+	if err := s.PutTrees(ctx, &lease, []*NewTree{n}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.AdoptChain(ctx, []ChainLayer{{Name: name, Parent: parent, Tree: n.Tree}}); err != nil {
+	if err := s.AdoptChain(ctx, &lease, []ChainLayer{{Name: name, Parent: parent, Tree: n.Tree}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := st.Discard(); err != nil {
@@ -267,7 +269,7 @@ func TestSweepAndHeal(t *testing.T) {
 	if err := s.Create(ctx, "c", "top"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RemoveChain(ctx, "top", func(string) bool { return false }); err != nil {
+	if _, err := s.RemoveChain(ctx, "top", func(string) bool { return false }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Stat(ctx, "top"); err != nil {
@@ -276,7 +278,7 @@ func TestSweepAndHeal(t *testing.T) {
 	if err := s.Remove(ctx, "c"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RemoveChain(ctx, "top", func(name string) bool { return name == "base" }); err != nil {
+	if _, err := s.RemoveChain(ctx, "top", func(name string) bool { return name == "base" }); err != nil {
 		t.Fatal(err)
 	}
 	if names, _ := dirNames(s.path("trees")); !slices.Equal(names, []string{"1"}) {
@@ -340,12 +342,11 @@ func BenchmarkStart(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := r.FD.Close(); err != nil {
+		if err := r.Close(); err != nil {
 			b.Fatal(err)
 		}
-		if err := s.Discard("c"); err != nil {
+		if err := s.Remove(ctx, "c"); err != nil {
 			b.Fatal(err)
 		}
-		r.lock.Close()
 	}
 }

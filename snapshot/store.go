@@ -38,14 +38,16 @@ type Usage struct{ Inodes, Size int64 }
 
 // Store is the snapshots below one directory. It holds no lock and no open file; any number of processes may use the same directory.
 type Store struct {
-	root string
-	db   *rowdb.DB
+	root     string
+	db       *rowdb.DB
+	detached bool // what takes long to delete is the reaper's
 }
 
 var (
 	bucketSnapshots = []byte("snapshots") // name → row
 	bucketChildren  = []byte("children")  // parent, NUL, child
 	bucketTrees     = []byte("trees")     // diff ID, NUL, settling → tree ID and usage
+	bucketUsers     = []byte("users")     // tree ID, NUL, snapshot: made of the rows where it is missing
 )
 
 // row is a committed snapshot in the database.
@@ -152,6 +154,47 @@ func putRow(tx *bbolt.Tx, name string, r row) error {
 
 // rowWhere is the place of a row that its checksum is made for.
 func rowWhere(bucket []byte, key string) string { return string(bucket) + "/" + key }
+
+// addRow writes the row of a new snapshot, and what is found by it.
+func addRow(tx *bbolt.Tx, name string, r row) error {
+	if err := putRow(tx, name, r); err != nil {
+		return err
+	}
+	if r.Parent != "" {
+		if err := tx.Bucket(bucketChildren).Put(childKey(r.Parent, name), nil); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bucketUsers).Put(childKey(r.Tree, name), nil)
+}
+
+// update is a transaction that changes rows.
+func (s *Store) update(fn func(*bbolt.Tx) error) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		if tx.Bucket(bucketUsers) == nil {
+			users, err := tx.CreateBucket(bucketUsers)
+			if err != nil {
+				return err
+			}
+			err = eachRow(tx, func(name string, r row) error { return users.Put(childKey(r.Tree, name), nil) })
+			if err != nil {
+				return err
+			}
+		}
+		return fn(tx)
+	})
+}
+
+// eachRow calls fn with every committed snapshot, by name.
+func eachRow(tx *bbolt.Tx, fn func(name string, r row) error) error {
+	return tx.Bucket(bucketSnapshots).ForEach(func(k, v []byte) error {
+		var r row
+		if err := rowdb.Unseal(rowWhere(bucketSnapshots, string(k)), v, &r); err != nil {
+			return fmt.Errorf("read the row of snapshot %s: %w", k, err)
+		}
+		return fn(string(k), r)
+	})
+}
 
 func childKey(parent, child string) []byte { return []byte(parent + "\x00" + child) }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -46,6 +45,7 @@ type Staging struct {
 	Dir  *os.File
 	ID   string
 	path string
+	s    *Store
 }
 
 // NewStaging makes an empty staging directory.
@@ -64,18 +64,13 @@ func (s *Store) NewStaging() (*Staging, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make staging directory: %w", err)
 		}
-		if err := unix.Flock(int(dir.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
-			dir.Close()
-			continue
-		}
-		var st unix.Stat_t
-		if unix.Stat(path, &st) != nil {
+		if flock(dir, unix.LOCK_SH|unix.LOCK_NB) != nil || !isAt(dir, path) {
 			dir.Close()
 			continue
 		}
 		setInodeFlag(dir, fsTopDirFlag)
 		failpoint.Hit("staging/held")
-		return &Staging{Dir: dir, ID: id, path: path}, nil
+		return &Staging{Dir: dir, ID: id, path: path, s: s}, nil
 	}
 }
 
@@ -90,26 +85,30 @@ func (st *Staging) Discard() error {
 	}
 	path := st.path
 	st.path = ""
-	return removeTree(path)
+	return st.s.Discard(path)
 }
 
-// Hold keeps Sweep from a tree that no chain names yet. It returns ErrNotFound where the tree is gone already.
-func (s *Store) Hold(t Tree) (io.Closer, error) {
-	d, err := os.Open(t.Dir)
-	if err == nil {
-		err = unix.Flock(int(d.Fd()), unix.LOCK_SH)
-		if err == nil {
-			_, err = os.Lstat(t.Dir) // renamed into trash/ before we had the lock?
-		}
-		if err == nil {
-			return d, nil
-		}
-		d.Close()
+// Hold keeps a tree that was looked up from everybody who deletes. It is ErrNotFound where the tree is gone, and where its number is
+// another's by now.
+func (s *Store) Hold(l *Lease, t Tree) error {
+	if err := l.Hold(t.Dir); err != nil {
+		return err
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("tree %s: %w", t.ID, ErrNotFound)
+	// A tree's row goes while its directory is locked, so a row that is there now stays as long as we hold.
+	known := false
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		v := tx.Bucket(bucketTrees).Get(treeKey(t.DiffID, t.Settling))
+		if v == nil {
+			return nil
+		}
+		now, err := s.treeOf(string(treeKey(t.DiffID, t.Settling)), v)
+		known = now.ID == t.ID
+		return err
+	})
+	if err == nil && !known {
+		err = fmt.Errorf("tree %s: %w", t.ID, ErrNotFound)
 	}
-	return nil, fmt.Errorf("hold tree %s: %w", t.ID, err)
+	return err
 }
 
 func newID() string {
@@ -155,17 +154,27 @@ type NewTree struct {
 }
 
 // PutTrees makes trees of finished stagings: they are renamed into place, the filesystem is synced once, after the renames (a rename
-// that comes later can be lost in a power cut while the row that names it stands), and then one transaction writes the rows.
-func (s *Store) PutTrees(_ context.Context, trees []*NewTree) error {
+// that comes later can be lost in a power cut while the row that names it stands), and then one transaction writes the rows. Ours are
+// held by their stagings until those are discarded; an equal one that came first is held by the lease.
+func (s *Store) PutTrees(_ context.Context, l *Lease, trees []*NewTree) (err error) {
 	if len(trees) == 0 {
 		return nil
 	}
+	var placed []string
+	defer func() {
+		if err != nil { // no row names them
+			for _, dir := range placed {
+				err = errors.Join(err, s.Discard(dir))
+			}
+		}
+	}()
 	for _, t := range trees {
 		tree, err := s.placeStaging(t.Staging, t.DiffID, t.Settling, t.Usage)
 		if err != nil {
 			return err
 		}
 		t.Tree = tree
+		placed = append(placed, tree.Dir)
 		if t.sums, err = sumFiles(tree.Dir); err != nil {
 			return err
 		}
@@ -175,8 +184,7 @@ func (s *Store) PutTrees(_ context.Context, trees []*NewTree) error {
 	}
 	failpoint.Hit("trees/synced")
 	var lost []string
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		lost = nil
+	err = s.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketTrees)
 		for _, t := range trees {
 			key := treeKey(t.DiffID, t.Settling)
@@ -185,11 +193,17 @@ func (s *Store) PutTrees(_ context.Context, trees []*NewTree) error {
 				if err != nil {
 					return err
 				}
-				if first.ID != t.Tree.ID {
+				if first.ID == t.Tree.ID {
+					continue
+				}
+				// Whoever deletes a tree locks it in a transaction that takes its row, so this does not wait.
+				if err := l.Hold(first.Dir); err == nil {
 					lost = append(lost, t.Tree.Dir)
 					t.Tree = first
+					continue
+				} else if !errors.Is(err, ErrNotFound) {
+					return err
 				}
-				continue
 			}
 			v, err := rowdb.Seal(rowWhere(bucketTrees, string(key)), treeRow{ID: t.Tree.ID, Usage: t.Usage, Sums: t.sums})
 			if err != nil {
@@ -201,10 +215,14 @@ func (s *Store) PutTrees(_ context.Context, trees []*NewTree) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
 	failpoint.Hit("trees/recorded")
 	for _, dir := range lost {
-		s.discardDir(dir)
+		err = errors.Join(err, s.Discard(dir))
 	}
+	placed = nil
 	return err
 }
 
@@ -301,9 +319,11 @@ type ChainLayer struct {
 }
 
 // AdoptChain commits a chain whose trees are in the store, lowest first, in one transaction. Layers that are committed already stay
-// as they are.
-func (s *Store) AdoptChain(_ context.Context, layers []ChainLayer) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+// as they are. The lease holds the highest, and so all of them, until something names it.
+func (s *Store) AdoptChain(_ context.Context, l *Lease, layers []ChainLayer) error {
+	var published error
+	err := s.update(func(tx *bbolt.Tx) error {
+		var chains []chain
 		for _, l := range layers {
 			if _, err := getRow(tx, l.Name); err == nil {
 				if l.new {
@@ -321,25 +341,35 @@ func (s *Store) AdoptChain(_ context.Context, layers []ChainLayer) error {
 			}
 			r := row{Parent: l.Parent, Tree: l.Tree.ID, DiffID: l.Tree.DiffID, Settling: l.Tree.Settling, Usage: l.Tree.Usage,
 				Labels: l.Labels, Created: time.Now().UTC()}
-			if err := putRow(tx, l.Name, r); err != nil {
+			if err := addRow(tx, l.Name, r); err != nil {
 				return err
-			}
-			if l.Parent != "" {
-				if err := tx.Bucket(bucketChildren).Put(childKey(l.Parent, l.Name), nil); err != nil {
-					return err
-				}
 			}
 			c, err := chainOf(tx, l.Name)
 			if err != nil {
 				return err
 			}
-			if err := s.publish(c); err != nil {
-				return err
-			}
-			failpoint.Hit("chain/published")
+			chains = append(chains, c)
 		}
+		// Files that say what the rows say come after them, or a crash would leave what no row bears out.
+		tx.OnCommit(func() { published = s.publishAll(chains, layers[len(layers)-1].Name, l) })
 		return nil
 	})
+	return errors.Join(err, published)
+}
+
+func (s *Store) publishAll(chains []chain, top string, l *Lease) error {
+	for _, c := range chains {
+		if err := s.publish(c); err != nil {
+			return fmt.Errorf("publish snapshot %s: %w", c.Name, err)
+		}
+		failpoint.Hit("chain/published")
+	}
+	// Who removes a chain locks this directory while he has the rows' lock, which is ours now.
+	dir := s.path("children", hashName(top))
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return l.Hold(dir)
 }
 
 // Chain returns the trees of a committed snapshot, lowest first.

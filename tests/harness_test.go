@@ -175,6 +175,7 @@ func (e *env) checkLeaks() {
 			e.t.Errorf("rm -f %s: %s", id, r.stderr)
 		}
 	}
+	e.waitForReaper()
 	for _, dir := range []string{"containers/names", "snapshots/staging", "snapshots/trash", "snapshots/active", "images/ingest"} {
 		if names := list(filepath.Join(e.root, dir)); len(names) > 0 {
 			e.t.Errorf("leaked: %s holds %q", dir, names)
@@ -218,6 +219,21 @@ func (e *env) checkLeaks() {
 			}
 		}
 	}
+}
+
+// waitForReaper waits until what was removed is deleted, and the process that does it has gone.
+func (e *env) waitForReaper() {
+	e.t.Helper()
+	eventually(e.t, "the trash is empty", func() bool { return len(list(filepath.Join(e.root, "snapshots/trash"))) == 0 })
+	eventually(e.t, "the reaper has gone", func() bool {
+		procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, p := range procs {
+			if b, err := os.ReadFile(p); err == nil && string(b) == "layerctl-reaper\x00"+filepath.Join(e.root, "snapshots")+"\x00" {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func describeProcess(p string) string {

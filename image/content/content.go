@@ -77,12 +77,13 @@ func (s *Store) Read(digest string) ([]byte, error) {
 	return b, err
 }
 
-// Delete removes a blob; one that is not here is no error.
-func (s *Store) Delete(digest string) error {
-	if err := os.Remove(s.Path(digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// Hold is Has for whoever relies on the answer: as long as the lease lasts, a blob that is here stays.
+func (s *Store) Hold(l *snapshot.Lease, digest string) (bool, error) {
+	err := l.Hold(s.Path(digest))
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return false, nil
 	}
-	return nil
+	return err == nil, err
 }
 
 // Digest is the digest of b.
@@ -91,16 +92,17 @@ func Digest(b []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// Put stores a small blob and returns its digest.
-func (s *Store) Put(b []byte) (string, error) {
+// Put stores a small blob, which the lease holds from then on, and returns its digest.
+func (s *Store) Put(l *snapshot.Lease, b []byte) (string, error) {
 	digest := Digest(b)
-	if s.Has(digest) {
-		return digest, nil
+	for {
+		if here, err := s.Hold(l, digest); err != nil || here {
+			return digest, err
+		}
+		if err := snapshot.WriteFile(s.Path(digest), b, false); err != nil {
+			return "", fmt.Errorf("store blob %s: %w", digest, err)
+		}
 	}
-	if err := snapshot.WriteFile(s.Path(digest), b, false); err != nil {
-		return "", fmt.Errorf("store blob %s: %w", digest, err)
-	}
-	return digest, nil
 }
 
 // Ingest is a blob on its way. It stays locked until Close, also after Commit: whoever brings a layer holds it until the layer's tree is
@@ -206,8 +208,8 @@ func (in *Ingest) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Commit verifies size and digest, and puts the blob under its name.
-func (in *Ingest) Commit() error {
+// Commit verifies size and digest, and puts the blob under its name. The lease holds it from then on.
+func (in *Ingest) Commit(l *snapshot.Lease) error {
 	if in.data == nil {
 		if _, err := in.Write(nil); err != nil {
 			return err
@@ -218,6 +220,10 @@ func (in *Ingest) Commit() error {
 	}
 	if got := "sha256:" + hex.EncodeToString(in.sum.Sum(nil)); got != in.digest {
 		return fmt.Errorf("blob %s has the digest %s: %w", in.digest, got, ErrCorrupt)
+	}
+	// Held under the name that it has, which is nobody's to sweep while we are at it.
+	if err := l.Hold(in.data.Name()); err != nil {
+		return fmt.Errorf("hold blob %s: %w", in.digest, err)
 	}
 	if err := in.data.Close(); err != nil {
 		return fmt.Errorf("write blob %s: %w", in.digest, err)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/layerctl/layerctl/snapshot"
 )
 
 func open(t *testing.T) *Store {
@@ -20,7 +22,8 @@ func open(t *testing.T) *Store {
 
 func TestPut(t *testing.T) {
 	s := open(t)
-	digest, err := s.Put([]byte("hello"))
+	var lease snapshot.Lease
+	digest, err := s.Put(&lease, []byte("hello"))
 	if err != nil || digest != "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824" {
 		t.Fatalf("%s, %v", digest, err)
 	}
@@ -33,10 +36,34 @@ func TestPut(t *testing.T) {
 	if _, err := s.Read(digest); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a damaged blob: %v, want ErrCorrupt", err)
 	}
-	for range 2 {
-		if err := s.Delete(digest); err != nil {
+	if f := snapshot.LockIdle(s.Path(digest)); f != nil {
+		t.Error("a blob that a lease holds can be locked for its deletion")
+	}
+	lease.Close()
+	f := snapshot.LockIdle(s.Path(digest))
+	if f == nil {
+		t.Fatal("a blob that nobody holds cannot be locked for its deletion")
+	}
+	// Whoever wants it now waits for its end, and finds it gone.
+	here := make(chan bool)
+	go func() {
+		found, err := s.Hold(&lease, digest)
+		if err != nil {
 			t.Error(err)
 		}
+		here <- found
+	}()
+	select {
+	case <-here:
+		t.Error("a blob that is being deleted was found")
+	case <-time.After(20 * time.Millisecond):
+	}
+	if err := os.Remove(s.Path(digest)); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if <-here {
+		t.Error("a blob that was deleted was found")
 	}
 	if _, err := s.Open(digest); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a blob that was deleted: %v, want ErrNotFound", err)
@@ -59,6 +86,8 @@ func TestIngest(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := open(t)
+			var lease snapshot.Lease
+			defer lease.Close()
 			in, err := s.TryIngest(digest, row.size)
 			if err != nil {
 				t.Fatal(err)
@@ -66,7 +95,7 @@ func TestIngest(t *testing.T) {
 			if _, err := in.Write([]byte(row.content)); !errors.Is(err, row.writes) {
 				t.Errorf("Write: %v, want %v", err, row.writes)
 			}
-			if err := in.Commit(); !errors.Is(err, row.names) {
+			if err := in.Commit(&lease); !errors.Is(err, row.names) {
 				t.Errorf("Commit: %v, want %v", err, row.names)
 			}
 			if err := in.Close(); err != nil {
@@ -85,6 +114,8 @@ func TestIngest(t *testing.T) {
 // Whoever comes second waits, and finds what the first one brought.
 func TestIngestAtOnce(t *testing.T) {
 	s := open(t)
+	var lease snapshot.Lease
+	defer lease.Close()
 	digest := Digest([]byte("hello"))
 	first, err := s.TryIngest(digest, 5)
 	if err != nil {
@@ -112,7 +143,7 @@ func TestIngestAtOnce(t *testing.T) {
 	if _, err := first.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.Commit(); err != nil {
+	if err := first.Commit(&lease); err != nil {
 		t.Fatal(err)
 	}
 	select {

@@ -1,5 +1,5 @@
-// Package early takes the two short paths before the rest of the program has been initialised: `layerctl run` of an image that is
-// here, and the monitor of a container.
+// Package early takes the short paths before the rest of the program has been initialised: `layerctl run` of an image that is here,
+// the monitor of a container, and the reaper of what was removed.
 //
 // Go initialises packages in the order of their import paths once their imports are, before main begins. Everything this package
 // needs is light (see package start), so it comes before what the registry side brings in (TLS, HTTP, regular expressions, templates):
@@ -17,14 +17,18 @@ import (
 	"github.com/layerctl/layerctl/image/record"
 	"github.com/layerctl/layerctl/runtime"
 	"github.com/layerctl/layerctl/runtime/monitor"
+	"github.com/layerctl/layerctl/snapshot"
 )
 
 func init() {
 	if len(os.Args) == 0 {
 		return
 	}
-	if os.Args[0] == monitor.Name {
+	switch os.Args[0] {
+	case monitor.Name:
 		os.Exit(runtime.MonitorMain(os.Args[1:]))
+	case snapshot.ReaperName:
+		os.Exit(snapshot.ReaperMain(os.Args[1:]))
 	}
 	if code, done := run(os.Args[1:]); done {
 		os.Exit(code)
