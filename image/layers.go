@@ -127,7 +127,7 @@ func (p *puller) fetchConfig(ctx context.Context) ([]byte, error) {
 			return b, nil
 		}
 	}
-	r, err := p.src.Blob(ctx, want)
+	r, err := p.src.Blob(ctx, want, d.Size)
 	if err != nil {
 		return nil, fmt.Errorf("fetch its config: %w", err)
 	}
@@ -257,7 +257,7 @@ func (p *puller) fetch(ctx context.Context, l *pulledLayer) error {
 		return p.reapply(ctx, l, st)
 	}
 	p.progress.Started(digest, l.desc.Size)
-	body, err := p.src.Blob(ctx, digest)
+	body, err := p.src.Blob(ctx, digest, l.desc.Size)
 	if err != nil {
 		return err
 	}

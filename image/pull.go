@@ -73,10 +73,10 @@ type PullOptions struct {
 }
 
 // source is what an image is brought from: a repository of a registry, or an archive. A manifest comes verified; a blob does not, it is
-// verified while it is kept and unpacked.
+// verified while it is kept and unpacked. size is what the manifest says of the blob.
 type source interface {
 	Manifest(ctx context.Context, tagOrDigest string) (registry.Manifest, error)
-	Blob(ctx context.Context, digest string) (io.ReadCloser, error)
+	Blob(ctx context.Context, digest string, size int64) (io.ReadCloser, error)
 }
 
 // Pull brings the image that ref names into the store, under its canonical name. What is here already is not fetched again: the second
@@ -122,7 +122,7 @@ func (s *Store) pull(ctx context.Context, arg string, o PullOptions) (Image, err
 	case o.Policy == PullNever, o.Policy == PullMissing && found:
 		return here, nil
 	}
-	repo, err := registry.Open(ref, o.PlainHTTP)
+	repo, err := registry.Open(ref, registry.Options{PlainHTTP: o.PlainHTTP, Notice: o.Progress.Status})
 	if err != nil {
 		return Image{}, err
 	}

@@ -1,5 +1,17 @@
-// Package registry is the remote side of images: manifests and blobs of one repository, over go-containerregistry.
+// Package registry is the remote side of images: manifests and blobs of one repository, at its registry and the registry's mirrors.
 //
-// It adds what a command line needs: errors in one line that say which host did what, plain HTTP for registries on loopback and on
-// demand alone, and credentials from Docker's and Podman's files.
+// It speaks the pulling half of the distribution specification over net/http, and takes registries as they are: an answer that passes
+// (429, 5xx) is waited out, a connection that is cut or stalls is taken up again at its byte, and what comes is held against what was
+// asked for. Credentials are Docker's and Podman's, and are shown to nobody but the registry that they are for.
+//
+//	registry.go     Repository: Head, Manifest, Blob; sources in their order
+//	source.go       one place: requests, redirects, TLS or not, what may be sent where
+//	auth.go         challenges and tokens
+//	credentials.go  auth files and credential helpers
+//	blob.go         a blob over several connections
+//	retry.go        what passes, how long it is waited for, stalls
+//	errors.go       answers and network errors in one line that says which host did what
+//
+// It is not over go-containerregistry's client: that one asks for /v2/ before everything, refuses a token server with a private
+// address, knows no ranges, and brings in Docker's configuration with initialisers that cost each start.
 package registry

@@ -2,37 +2,32 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
+	"mime"
 	"net/http"
-	"net/url"
 	"strings"
-	"time"
-
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"sync/atomic"
 
 	"github.com/layerctl/layerctl/image/reference"
 )
 
-// What a registry's answer comes to; test with errors.Is.
-var (
-	ErrNotFound     = errors.New("not found in the registry")
-	ErrUnauthorized = errors.New("the registry refused access")
-	ErrUnavailable  = errors.New("registry unavailable")
-	ErrCorrupt      = errors.New("the registry sent something else than was asked for")
-)
+// Options say how a registry is spoken to.
+type Options struct {
+	PlainHTTP bool              // speak HTTP without TLS, also with a host that is not on loopback
+	Notice    func(line string) // is told what is waited for and what is tried instead, from several goroutines; may be nil
+}
 
-// Repository is one repository of a registry. Its connections and its token are shared by all calls.
+// Repository is one repository, at its registry and at the mirrors of it that registries.conf names. Its connections and its tokens are
+// shared by all calls, which may come from several goroutines.
 type Repository struct {
-	repo   name.Repository
-	host   string
-	puller *remote.Puller
+	sources []*source // in the order in which they are asked; the last is the registry itself
+	current atomic.Int32
+	notice  func(string)
 }
 
 // Manifest is a manifest as it came, verified against its digest.
@@ -42,149 +37,174 @@ type Manifest struct {
 }
 
 // Open names the repository of ref; nothing is sent yet. Plain HTTP is spoken with a host on loopback that does not speak TLS, with
-// others only if plainHTTP says so.
-func Open(ref reference.Ref, plainHTTP bool) (*Repository, error) {
-	host := ref.Registry
-	var opts []name.Option
-	if plainHTTP {
-		opts = append(opts, name.Insecure)
-	}
-	repo, err := name.NewRepository(host+"/"+ref.Repository, opts...)
+// others only if o or registries.conf says so. A repository that registries.conf blocks is ErrBlocked.
+func Open(ref reference.Ref, o Options) (*Repository, error) {
+	set, err := settingsOf()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, reference.ErrInvalid)
+		return nil, err
 	}
-	base := http.DefaultTransport.(*http.Transport).Clone()
-	base.ResponseHeaderTimeout = 60 * time.Second
-	base.MaxIdleConnsPerHost = 16
-	puller, err := remote.NewPuller(
-		remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithTransport(onlyTLS{base, plainHTTP}),
-		remote.WithUserAgent("layerctl"),
-	)
+	if o.Notice == nil {
+		o.Notice = func(string) {}
+	}
+	r := &Repository{notice: o.Notice}
+	place := place{location: ref.Name(), insecure: false}
+	s, err := newSource(place, o, set)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s", host, oneLine(err))
+		return nil, err
 	}
-	return &Repository{repo: repo, host: host, puller: puller}, nil
+	r.sources = append(r.sources, s)
+	return r, nil
 }
 
-// onlyTLS refuses to send anything in the clear to a host that is neither on loopback nor meant to be spoken to so: the library tries
-// HTTP by itself in private networks, too.
-type onlyTLS struct {
-	next  http.RoundTripper
-	plain bool
-}
-
-func (t onlyTLS) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme != "https" && !t.plain && !loopback(r.URL.Hostname()) {
-		return nil, fmt.Errorf("%s does not speak TLS", r.URL.Host)
+// each asks one source after the other, from the one that has served last, until one serves. Whoever comes first has no second
+// chance, so that a mirror that is down costs a moment; the registry itself is asked with patience.
+func (r *Repository) each(ctx context.Context, ask func(s *source) error) error {
+	var before []string
+	for i := int(r.current.Load()); ; i++ {
+		s := r.sources[i]
+		err := ask(s)
+		if err == nil {
+			r.current.Store(int32(i))
+			return nil
+		}
+		if i == len(r.sources)-1 || ctx.Err() != nil {
+			if len(before) > 0 {
+				err = fmt.Errorf("%w (before that, %s)", err, strings.Join(before, "; "))
+			}
+			return err
+		}
+		before = append(before, oneLine(err))
+		r.notice("trying " + r.sources[i+1].host + ": " + oneLine(err))
 	}
-	begun := time.Now()
-	resp, err := t.next.RoundTrip(r)
-	if err == nil && slog.Default().Enabled(r.Context(), slog.LevelDebug) {
-		// Without the query: a token's or a redirected blob's may hold a secret.
-		slog.Debug("request", "method", r.Method, "url", r.URL.Scheme+"://"+r.URL.Host+r.URL.Path, "status", resp.StatusCode,
-			"took", time.Since(begun).Round(time.Microsecond))
-	}
-	return resp, err
 }
 
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
+// accepted are the types of manifests that are asked for: a registry may translate between them.
+var accepted = strings.Join([]string{
+	mediaIndex, mediaManifest, mediaDockerList, mediaDockerManifest, "application/vnd.docker.distribution.manifest.v1+prettyjws",
+}, ", ")
 
-func (r *Repository) ref(tagOrDigest string) name.Reference {
-	if strings.HasPrefix(tagOrDigest, "sha256:") {
-		return r.repo.Digest(tagOrDigest)
-	}
-	return r.repo.Tag(tagOrDigest)
-}
+const (
+	mediaIndex          = "application/vnd.oci.image.index.v1+json"
+	mediaManifest       = "application/vnd.oci.image.manifest.v1+json"
+	mediaDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	mediaDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 
-// Head asks for the digest of what a tag means now, in one request and without its content. A registry that does not say it gives "".
+	maxManifest = 4 << 20 // image-spec, distribution-spec: registries need not take more
+)
+
+// Head asks for the digest of what a tag means now, in one request and without its content. A registry that does not say it, or that
+// knows no such request, gives "".
 func (r *Repository) Head(ctx context.Context, tagOrDigest string) (string, error) {
-	d, err := r.puller.Head(ctx, r.ref(tagOrDigest))
-	if err != nil {
-		return "", r.explain(err)
-	}
-	return d.Digest.String(), nil
+	var digest string
+	err := r.each(ctx, func(s *source) error {
+		err := s.get(ctx, http.MethodHead, "manifests/"+tagOrDigest, http.Header{"Accept": {accepted}}, func(resp *http.Response) error {
+			defer resp.Body.Close()
+			if digest = resp.Header.Get("Docker-Content-Digest"); !reference.ValidDigest(digest) {
+				digest = ""
+			}
+			return nil
+		})
+		var a *answer
+		if errors.As(err, &a) && a.host == s.host && (a.code == http.StatusMethodNotAllowed || a.code == http.StatusNotImplemented) {
+			return nil
+		}
+		return err
+	})
+	return digest, err
 }
-
-const maxManifest = 4 << 20
 
 // Manifest fetches a manifest or index by tag or digest.
 func (r *Repository) Manifest(ctx context.Context, tagOrDigest string) (Manifest, error) {
-	d, err := r.puller.Get(ctx, r.ref(tagOrDigest))
+	var m Manifest
+	err := r.each(ctx, func(s *source) error {
+		return s.get(ctx, http.MethodGet, "manifests/"+tagOrDigest, http.Header{"Accept": {accepted}}, func(resp *http.Response) error {
+			defer resp.Body.Close()
+			raw, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
+			if err != nil {
+				return err
+			}
+			m, err = verifyManifest(tagOrDigest, resp.Header, raw)
+			if err != nil {
+				return fmt.Errorf("%s: manifest %s: %w", s.host, tagOrDigest, err)
+			}
+			return nil
+		})
+	})
+	return m, err
+}
+
+// verifyManifest holds an answer against what was asked for and against what it says of itself.
+func verifyManifest(want string, header http.Header, raw []byte) (Manifest, error) {
+	if len(raw) > maxManifest {
+		return Manifest{}, fmt.Errorf("it has more than %d bytes: %w", maxManifest, ErrCorrupt)
+	}
+	sum := sha256.Sum256(raw)
+	m := Manifest{Digest: "sha256:" + hex.EncodeToString(sum[:]), Raw: raw}
+	if strings.HasPrefix(want, "sha256:") && want != m.Digest {
+		return Manifest{}, fmt.Errorf("what came has the digest %s: %w", m.Digest, ErrCorrupt)
+	}
+	// A registry may name another algorithm; what it says of ours must be true.
+	if said := header.Get("Docker-Content-Digest"); strings.HasPrefix(said, "sha256:") && said != m.Digest {
+		return Manifest{}, fmt.Errorf("the registry says %.100q, what came has the digest %s: %w", said, m.Digest, ErrCorrupt)
+	}
+	var err error
+	m.MediaType, err = manifestType(header.Get("Content-Type"), raw)
+	return m, err
+}
+
+// manifestType decides what a document is. The header and the document may each say it, and must not contradict each other: what is
+// an index to one reader and an image to another can hide one behind the other (image-spec, manifest.md, "mediaType").
+func manifestType(header string, raw []byte) (string, error) {
+	said, _, err := mime.ParseMediaType(header)
 	if err != nil {
-		return Manifest{}, r.explain(err)
+		said = ""
 	}
-	if len(d.Manifest) > maxManifest {
-		return Manifest{}, fmt.Errorf("%s: a manifest of %d bytes: %w", r.host, len(d.Manifest), ErrCorrupt)
+	var doc struct {
+		MediaType string          `json:"mediaType"`
+		Version   int             `json:"schemaVersion"`
+		Manifests json.RawMessage `json:"manifests"`
+		Layers    json.RawMessage `json:"layers"`
+		Config    json.RawMessage `json:"config"`
 	}
-	return Manifest{Digest: d.Digest.String(), MediaType: string(d.MediaType), Raw: d.Manifest}, nil
-}
-
-// Blob opens the stream of a blob. Its bytes are not verified: the caller does that, with the size, while it keeps them.
-func (r *Repository) Blob(ctx context.Context, digest string) (io.ReadCloser, error) {
-	l, err := r.puller.Layer(ctx, r.repo.Digest(digest))
-	if err != nil {
-		return nil, r.explain(err)
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return "", fmt.Errorf("the answer, of the type %.100q, is no manifest: %s: %w", header, oneLine(err), ErrCorrupt)
 	}
-	body, err := l.Compressed()
-	if err != nil {
-		return nil, r.explain(err)
+	if doc.Manifests != nil && (doc.Layers != nil || doc.Config != nil) {
+		return "", fmt.Errorf("it is an index and an image at once: %w", ErrCorrupt)
 	}
-	return &blob{body, r}, nil
-}
-
-type blob struct {
-	io.ReadCloser
-	r *Repository
-}
-
-func (b *blob) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		err = b.r.explain(err)
+	switch said {
+	case "", "application/json", "text/plain", "application/octet-stream", "binary/octet-stream":
+		said = "" // a registry on plain storage, which does not know what it keeps
 	}
-	return n, err
-}
-
-// explain turns what the library says, which may be many lines, into one line and a kind.
-func (r *Repository) explain(err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	var te *transport.Error
-	if errors.As(err, &te) {
-		what := http.StatusText(te.StatusCode)
-		if len(te.Errors) > 0 && te.Errors[0].Message != "" {
-			what = te.Errors[0].Message
-		}
-		kind := ErrUnavailable
-		switch te.StatusCode {
-		case http.StatusUnauthorized, http.StatusForbidden:
-			kind = ErrUnauthorized
-		case http.StatusNotFound:
-			kind = ErrNotFound
-		}
-		return fmt.Errorf("%s answered %d, %s: %w", r.host, te.StatusCode, what, kind)
-	}
-	msg := err.Error()
+	is := doc.MediaType
 	switch {
-	case strings.Contains(msg, "error verifying") || strings.Contains(msg, "does not match"):
-		return fmt.Errorf("%s: %s: %w", r.host, oneLine(err), ErrCorrupt)
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%s closed the connection in the middle of a blob: %w", r.host, ErrUnavailable)
+	case is == "" && said != "":
+		is = said
+	case is == "" && doc.Manifests != nil:
+		is = mediaIndex
+	case is == "" && doc.Layers != nil:
+		is = mediaManifest
+	case is == "":
+		return "", fmt.Errorf("the answer, of the type %.100q, is no manifest: %w", header, ErrCorrupt)
+	case said != "" && isIndex(said) != isIndex(is):
+		return "", fmt.Errorf("it came as %.100q and says that it is %.100q: %w", said, is, ErrCorrupt)
 	}
-	var ne net.Error
-	var ue *url.Error
-	if errors.As(err, &ne) || errors.As(err, &ue) {
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		return fmt.Errorf("%s: %s: %w", r.host, oneLine(err), ErrUnavailable)
+	if isIndex(is) && doc.Layers != nil || !isIndex(is) && doc.Manifests != nil {
+		return "", fmt.Errorf("it says that it is %.100q and is not: %w", is, ErrCorrupt)
 	}
-	return fmt.Errorf("%s: %s: %w", r.host, oneLine(err), ErrUnavailable)
+	return is, nil
+}
+
+func isIndex(media string) bool { return media == mediaIndex || media == mediaDockerList }
+
+// settings is what the environment says, which is the same for every source.
+type settings struct {
+	stall stallTimeout
+}
+
+func settingsOf() (settings, error) {
+	stall, err := stallTimeoutOf()
+	return settings{stall: stall}, err
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

@@ -1,0 +1,151 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	tries       = 5                      // how often the registry itself is asked for one thing
+	firstWait   = 500 * time.Millisecond // before the second try; it doubles
+	longestWait = time.Minute            // whoever asks to be left alone for longer is believed, and given up
+)
+
+// retryAfter is how long a server asks to be left alone, in seconds or until a date (RFC 9110, 10.2.3); negative if it does not say.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	v := strings.TrimSpace(h.Get("Retry-After"))
+	if s, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return time.Duration(s) * time.Second
+	}
+	if t, err := http.ParseTime(v); err == nil {
+		return max(t.Sub(now).Round(time.Second), 0)
+	}
+	return -1
+}
+
+// passing says of an error whether the same may go well a moment later. A refused connection is one only after a connection was taken
+// (the registry is being restarted): before that it is a wrong port.
+func passing(err error, answered bool) bool {
+	var a *answer
+	if errors.As(err, &a) {
+		switch a.code {
+		case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
+			http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+			return a.after <= longestWait
+		}
+		return false
+	}
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, errStalled} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return answered
+	}
+	var ne net.Error
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		return dns.IsTemporary
+	}
+	// HTTP/2's errors have no exported type.
+	return errors.As(err, &ne) && ne.Timeout() || strings.Contains(err.Error(), "http2: ") || strings.Contains(err.Error(), "stream error: ")
+}
+
+// patience is how long one source is asked for one thing.
+type patience struct {
+	tries  int
+	wait   time.Duration // before the next try
+	notice func(string)
+	host   string
+}
+
+// again waits before the try after number n, which failed with err; false if there is to be none.
+func (p *patience) again(ctx context.Context, n int, err error, answered bool) bool {
+	if n >= p.tries || ctx.Err() != nil || !passing(err, answered) {
+		return false
+	}
+	wait := p.wait + rand.N(p.wait/4+1) // several layers are asked for at once, and must not come back at once
+	p.wait *= 2
+	var a *answer
+	if errors.As(err, &a) && a.after >= 0 {
+		wait = max(a.after, p.wait/4)
+	}
+	p.notice(fmt.Sprintf("waiting %s: %s", wait.Round(10*time.Millisecond), oneLine(explain(p.host, err))))
+	return sleep(ctx, wait)
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// errStalled is a body of which nothing came for too long.
+var errStalled = errors.New("nothing came for too long")
+
+// stallTimeout is how long a body may send nothing before its connection is taken for dead. A slow one is not: each byte counts.
+type stallTimeout time.Duration
+
+func stallTimeoutOf() (stallTimeout, error) {
+	s := os.Getenv("LAYERCTL_STALL_TIMEOUT")
+	if s == "" {
+		return stallTimeout(30 * time.Second), nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("LAYERCTL_STALL_TIMEOUT=%q is no time such as 30s: %w", s, ErrConfig)
+	}
+	return stallTimeout(d), nil
+}
+
+// guarded cuts a body off that stalls. The clock runs only while somebody waits for a byte.
+type guarded struct {
+	io.ReadCloser
+	limit  time.Duration
+	timer  *time.Timer
+	fired  atomic.Bool
+	cancel context.CancelFunc
+}
+
+func guard(body io.ReadCloser, limit time.Duration, cancel context.CancelFunc) *guarded {
+	g := &guarded{ReadCloser: body, limit: limit, cancel: cancel}
+	g.timer = time.AfterFunc(limit, cancel)
+	g.timer.Stop()
+	return g
+}
+
+func (g *guarded) Read(p []byte) (int, error) {
+	if !g.fired.Load() {
+		g.timer.Reset(g.limit)
+		n, err := g.ReadCloser.Read(p)
+		if g.timer.Stop() || n > 0 {
+			return n, err
+		}
+		g.fired.Store(true)
+	}
+	return 0, fmt.Errorf("%w (%s)", errStalled, g.limit)
+}
+
+func (g *guarded) Close() error {
+	g.timer.Stop()
+	err := g.ReadCloser.Close()
+	g.cancel()
+	return err
+}

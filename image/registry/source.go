@@ -1,0 +1,264 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// place is where a repository is to be found.
+type place struct {
+	location string // HOST[:PORT]/PATH
+	insecure bool   // without TLS, or with a certificate that nobody vouches for
+	mirror   bool
+}
+
+// source is a place that is spoken to.
+type source struct {
+	host string // as the user and the files write it
+	repo string
+	http *http.Client
+	auth *authorizer
+	patience
+
+	mu       sync.Mutex
+	scheme   string // settled by the first answer
+	plain    bool   // HTTP is tried where TLS is not spoken
+	clear    bool   // and nobody minds what goes over the network in the clear
+	answered bool
+}
+
+// dockerHub is the registry whose name is not the name of its host.
+const (
+	dockerHub    = "docker.io"
+	dockerHubAPI = "registry-1.docker.io"
+)
+
+func newSource(p place, o Options, set settings) (*source, error) {
+	host, repo, found := strings.Cut(p.location, "/")
+	if !found || host == "" || repo == "" {
+		return nil, fmt.Errorf("%s is no repository on a host: %w", p.location, ErrConfig)
+	}
+	s := &source{host: host, repo: repo, scheme: "https"}
+	s.clear = p.insecure || o.PlainHTTP && !p.mirror
+	s.plain = s.clear || loopback(hostname(host))
+	s.patience = patience{tries: tries, wait: firstWait, notice: o.Notice, host: host}
+	if p.mirror {
+		s.tries = 1
+	}
+	if o.PlainHTTP && !p.mirror {
+		s.scheme = "http"
+	}
+	t, err := newTransport(s, p.insecure, time.Duration(set.stall))
+	if err != nil {
+		return nil, err
+	}
+	s.http = &http.Client{Transport: t, CheckRedirect: checkRedirect}
+	s.auth = &authorizer{source: s}
+	return s, nil
+}
+
+func hostname(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		return h
+	}
+	return strings.Trim(host, "[]")
+}
+
+func loopback(name string) bool {
+	ip := net.ParseIP(name)
+	return name == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// apiHost is the host that is connected to.
+func (s *source) apiHost() string {
+	if s.host == dockerHub {
+		return dockerHubAPI
+	}
+	return s.host
+}
+
+// get asks for something below the repository, as often as patience allows. use is given each answer that is as it should be, and
+// closes its body; an error of its own is judged like one of the network.
+func (s *source) get(ctx context.Context, method, path string, header http.Header, use func(*http.Response) error) error {
+	p := s.patience
+	for n := 1; ; n++ {
+		resp, err := s.send(ctx, method, path, header)
+		if err == nil {
+			s.mu.Lock()
+			s.answered = true
+			s.mu.Unlock()
+			err = use(resp)
+		}
+		if err == nil {
+			return nil
+		}
+		s.mu.Lock()
+		answered := s.answered
+		s.mu.Unlock()
+		if !p.again(ctx, n, err, answered) {
+			return explain(s.host, err)
+		}
+	}
+}
+
+// send asks once, with what the registry wants to see of us.
+func (s *source) send(ctx context.Context, method, path string, header http.Header) (*http.Response, error) {
+	shown, err := s.auth.header(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for first := true; ; first = false {
+		resp, err := s.sendPlainToo(ctx, method, path, header, shown)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode < 300 {
+			return resp, nil
+		}
+		if from := resp.Request.URL.Host; from != s.apiHost() {
+			return nil, answerOf(from+", where "+s.host+" sends us,", resp)
+		}
+		if resp.StatusCode != http.StatusUnauthorized || !first {
+			return nil, answerOf(s.host, resp)
+		}
+		a := answerOf(s.host, resp)
+		if shown, err = s.auth.meet(ctx, challengesOf(resp.Header), shown); err != nil {
+			return nil, err
+		}
+		if shown == "" {
+			return nil, a
+		}
+	}
+}
+
+// sendPlainToo sends over TLS, or in the clear where the other side does not speak it and that is allowed.
+func (s *source) sendPlainToo(ctx context.Context, method, path string, header http.Header, shown string) (*http.Response, error) {
+	for {
+		s.mu.Lock()
+		scheme := s.scheme
+		s.mu.Unlock()
+		u := url.URL{Scheme: scheme, Host: s.apiHost(), Path: "/v2/" + s.repo + "/" + path}
+		r, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		for k, v := range header {
+			r.Header[k] = v
+		}
+		if shown != "" {
+			r.Header.Set("Authorization", shown)
+		}
+		resp, err := s.http.Do(r)
+		if err == nil || scheme == "http" || !s.plain || !noTLS(err) {
+			return resp, err
+		}
+		s.mu.Lock()
+		s.scheme = "http"
+		s.mu.Unlock()
+	}
+}
+
+// noTLS says whether err is what comes of speaking TLS to somebody who does not.
+func noTLS(err error) bool {
+	return errors.Is(err, http.ErrSchemeMismatch) || strings.Contains(err.Error(), "first record does not look like a TLS handshake")
+}
+
+// checkRedirect lets a registry send us to where its blobs are. What we showed it is for nobody else: another port is another server,
+// which net/http does not think.
+func checkRedirect(r *http.Request, via []*http.Request) error {
+	if len(via) > 10 {
+		return fmt.Errorf("%s sends us from one place to the next: %w", via[0].URL.Host, ErrUnavailable)
+	}
+	if r.URL.Host != via[0].URL.Host || r.URL.Scheme != via[0].URL.Scheme {
+		r.Header.Del("Authorization")
+	}
+	// A path of a registry's own may be a secret, as a signed one is.
+	r.Header.Del("Referer")
+	return nil
+}
+
+// ours says of a host whether it is this machine or its cable: what answers there trusts whoever can reach it.
+func ours(name string) bool {
+	ip := net.ParseIP(name)
+	return loopback(name) || ip != nil && (ip.IsLinkLocalUnicast() || ip.IsUnspecified())
+}
+
+// transport carries requests to the source's host and to where it sends us, and watches what may go where.
+type transport struct {
+	source   *source
+	insecure bool
+	stall    time.Duration
+
+	mu    sync.Mutex
+	hosts map[string]*http.Transport
+}
+
+func newTransport(s *source, insecure bool, stall time.Duration) (*transport, error) {
+	t := &transport{source: s, insecure: insecure, stall: stall, hosts: map[string]*http.Transport{}}
+	_, err := t.to(s.apiHost())
+	return t, err
+}
+
+func (t *transport) to(host string) (*http.Transport, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h := t.hosts[host]; h != nil {
+		return h, nil
+	}
+	h := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   16,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   15 * time.Second,
+		ResponseHeaderTimeout: 2 * t.stall, // a cache may have to fetch first
+		DisableCompression:    true,        // the bytes as they are: a digest is of them
+		// A connection that is dead under HTTP/2 would be used for the next request, too.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+	}
+	t.hosts[host] = h
+	return h, nil
+}
+
+// RoundTrip sends one request.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	own := r.URL.Host == t.source.apiHost()
+	if r.URL.Scheme != "https" && !loopback(r.URL.Hostname()) && !t.source.clear {
+		return nil, fmt.Errorf("%s would be spoken to without TLS: %w", r.URL.Host, ErrUnavailable)
+	}
+	if !own && ours(r.URL.Hostname()) && !ours(hostname(t.source.host)) {
+		return nil, fmt.Errorf("%s sends us to %s, which is this machine's own: %w", t.source.host, r.URL.Host, ErrCorrupt)
+	}
+	next, err := t.to(r.URL.Host)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	r = r.WithContext(ctx)
+	r.Header.Set("User-Agent", "layerctl")
+	begun := time.Now()
+	resp, err := next.RoundTrip(r)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	if slog.Default().Enabled(ctx, slog.LevelDebug) {
+		// Without the query: a token's or a redirected blob's may hold a secret.
+		slog.Debug("request", "method", r.Method, "url", r.URL.Scheme+"://"+r.URL.Host+r.URL.Path, "status", resp.StatusCode,
+			"took", time.Since(begun).Round(time.Microsecond))
+	}
+	resp.Body = guard(resp.Body, t.stall, cancel)
+	return resp, nil
+}
+
+var _ io.ReadCloser = (*guarded)(nil)
