@@ -10,7 +10,6 @@ import (
 	"io"
 	"path/filepath"
 	"runtime"
-	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
@@ -39,7 +38,8 @@ type pulledLayer struct {
 	ingest  *content.Ingest
 	staging *snapshot.Staging
 	result  layer.Result
-	tree    *snapshot.Tree // set when the layer stands alone and its tree is in the store
+	tree    *snapshot.Tree // set when the layer has a tree in the store, settled for whatever chain
+	made    []*snapshot.NewTree
 }
 
 func (p *puller) close() {
@@ -147,8 +147,12 @@ func (p *puller) fetchConfig(ctx context.Context) ([]byte, error) {
 // ours are put into the store and let go first, so nobody waits for somebody who waits for him.
 func (p *puller) bring(ctx context.Context) error {
 	var todo, busy []*pulledLayer
+	trees, err := p.lookup(ctx, p.layers)
+	if err != nil {
+		return err
+	}
 	for _, l := range p.layers {
-		if found, err := p.find(ctx, l); err != nil {
+		if found, err := p.find(l, trees[l.diffID]); err != nil {
 			return err
 		} else if found {
 			continue
@@ -183,7 +187,11 @@ func (p *puller) bring(ctx context.Context) error {
 			return err
 		}
 		l.ingest = in
-		found, err := p.find(ctx, l)
+		trees, err := p.lookup(ctx, []*pulledLayer{l})
+		if err != nil {
+			return err
+		}
+		found, err := p.find(l, trees[l.diffID])
 		if err == nil && !found {
 			err = p.fetchAll(ctx, []*pulledLayer{l})
 		}
@@ -198,13 +206,23 @@ func (p *puller) bring(ctx context.Context) error {
 	return nil
 }
 
-// find looks for the layer's tree in the store. One that was settled for some chain is not looked at here: settle does that when it
-// knows what lies below.
-func (p *puller) find(ctx context.Context, l *pulledLayer) (bool, error) {
-	trees, err := p.s.snaps.LookupTrees(ctx, l.diffID)
-	if err != nil {
-		return false, err
+// lookup reads the trees of layers, by their diff IDs.
+func (p *puller) lookup(ctx context.Context, layers []*pulledLayer) (map[string][]snapshot.Tree, error) {
+	var diffIDs []string
+	for _, l := range layers {
+		diffIDs = append(diffIDs, l.diffID)
 	}
+	trees, err := p.s.snaps.LookupTrees(ctx, diffIDs...)
+	byDiffID := map[string][]snapshot.Tree{}
+	for _, t := range trees {
+		byDiffID[t.DiffID] = append(byDiffID[t.DiffID], t)
+	}
+	return byDiffID, err
+}
+
+// find takes the layer's tree, where it has one in the store. Whether it was settled for the right chain is not asked here: settle does
+// that when it knows what lies below.
+func (p *puller) find(l *pulledLayer, trees []snapshot.Tree) (bool, error) {
 	// The image will name the blob, whether the layer's tree is here without it or not.
 	kept, err := p.s.content.Hold(&p.lease, l.desc.Digest.String())
 	if err != nil {
@@ -320,91 +338,119 @@ func newTree(l *pulledLayer, st *snapshot.Staging, settling string) *snapshot.Ne
 	return &snapshot.NewTree{Staging: st, DiffID: l.diffID, Settling: settling, Usage: snapshot.Usage{Inodes: l.result.Inodes, Size: l.result.Size}}
 }
 
-// settle goes up the chain and makes each layer right for what is below it, then puts what is new into the store.
+// settle goes up the chain and makes each layer right for what is below it, then puts everything that is new into the store at once.
 func (p *puller) settle(ctx context.Context) ([]snapshot.ChainLayer, []Layer, error) {
-	if err := p.publish(ctx); err != nil {
-		return nil, nil, err
-	}
 	byDiffID := map[string]*pulledLayer{}
 	for _, l := range p.layers {
 		byDiffID[l.diffID] = l
 	}
-	var chain []snapshot.ChainLayer
-	var layers []Layer
-	var dirs []string // of the trees so far, highest first
-	parent := ""
+	trees, err := p.lookup(ctx, p.layers)
+	if err != nil {
+		return nil, nil, err
+	}
+	below, err := snapshot.OpenStack(nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer below.Close()
+	var stacked []*snapshot.NewTree
 	for i, d := range p.manifest.parsed.Layers {
 		l := byDiffID[p.config.RootFS.DiffIDs[i].String()]
-		tree, err := p.settled(ctx, l, dirs)
+		t, err := p.settled(ctx, l, trees[l.diffID], below)
+		if err == nil {
+			err = below.Push(filepath.Join(dirOf(t), "fs"))
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("layer %s: %w", d.Digest, err)
 		}
-		name := chainID(parent, l.diffID)
+		stacked = append(stacked, t)
+	}
+	var fresh []*snapshot.NewTree
+	for _, l := range p.layers {
+		fresh = append(fresh, l.made...)
+	}
+	if len(fresh) > 0 {
+		err = p.s.snaps.PutTrees(ctx, &p.lease, fresh)
+	} else {
+		err = p.s.snaps.Sync() // manifests and configs may be new where no tree is
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var chain []snapshot.ChainLayer
+	var layers []Layer
+	parent := ""
+	for i, d := range p.manifest.parsed.Layers {
+		tree := stacked[i].Tree
+		name := chainID(parent, tree.DiffID)
 		chain = append(chain, snapshot.ChainLayer{Name: name, Parent: parent, Tree: tree})
-		layers = append(layers, Layer{DiffID: l.diffID, Digest: d.Digest.String(), MediaType: string(d.MediaType), BlobSize: d.Size,
+		layers = append(layers, Layer{DiffID: tree.DiffID, Digest: d.Digest.String(), MediaType: string(d.MediaType), BlobSize: d.Size,
 			Size: tree.Usage.Size, Chain: name})
-		dirs = slices.Insert(dirs, 0, filepath.Join(tree.Dir, "fs"))
 		parent = name
 	}
-	// Manifests and configs may be new where no tree was.
-	return chain, layers, p.s.snaps.Sync()
+	return chain, layers, nil
 }
 
-// settled returns the tree of a layer that is right over the trees below (highest first).
-func (p *puller) settled(ctx context.Context, l *pulledLayer, below []string) (snapshot.Tree, error) {
-	if l.tree != nil && l.tree.Settling == "" {
-		if standsAlone(l.tree.Dir) {
-			return *l.tree, nil
-		}
+// dirOf is where a tree lies, whether it is in the store yet or not.
+func dirOf(t *snapshot.NewTree) string {
+	if t.Tree.Dir != "" {
+		return t.Tree.Dir
 	}
-	stack, err := snapshot.OpenStack(below)
-	if err != nil {
-		return snapshot.Tree{}, err
-	}
-	defer stack.Close()
+	return t.Staging.Path()
+}
+
+// settled returns the tree of a layer that is right over the trees below: one of those in the store, or one that is made here and goes
+// into the store with the others.
+func (p *puller) settled(ctx context.Context, l *pulledLayer, trees []snapshot.Tree, below *snapshot.Stack) (*snapshot.NewTree, error) {
 	dir := ""
 	if l.tree != nil {
 		dir = l.tree.Dir
+	} else if len(l.made) > 0 {
+		dir = dirOf(l.made[0])
 	} else {
 		dir = l.staging.Path()
 	}
-	plan, err := layer.PlanSettlement(dir, stack)
-	if err != nil {
-		return snapshot.Tree{}, err
-	}
-	trees, err := p.s.snaps.LookupTrees(ctx, l.diffID)
-	if err != nil {
-		return snapshot.Tree{}, err
-	}
-	for _, t := range trees {
-		if t.Settling == plan.Digest() {
-			err := p.s.snaps.Hold(&p.lease, t)
-			if errors.Is(err, snapshot.ErrNotFound) {
-				continue
-			}
-			return t, err
+	plan := &layer.Settlement{}
+	if !standsAlone(dir) {
+		var err error
+		if plan, err = layer.PlanSettlement(dir, below); err != nil {
+			return nil, err
 		}
 	}
+	settling := plan.Digest()
+	for _, n := range l.made {
+		if n.Settling == settling {
+			return n, nil
+		}
+	}
+	for _, t := range trees {
+		if t.Settling != settling {
+			continue
+		}
+		err := p.s.snaps.Hold(&p.lease, t)
+		if errors.Is(err, snapshot.ErrNotFound) {
+			continue
+		}
+		return &snapshot.NewTree{Tree: t}, err
+	}
 	st := l.staging
-	if st == nil || l.tree != nil {
+	if st == nil || l.tree != nil || len(l.made) > 0 {
 		// The tree that is here was settled for another chain; this one gets its own, from the blob.
+		var err error
 		if st, err = p.s.snaps.NewStaging(); err != nil {
-			return snapshot.Tree{}, err
+			return nil, err
 		}
 		p.lease.Keep(closer(st.Discard))
 		if err := p.reapply(ctx, l, st); err != nil {
-			return snapshot.Tree{}, err
+			return nil, err
 		}
 	}
-	if err := plan.Execute(st.Path(), stack); err != nil {
-		return snapshot.Tree{}, err
+	if err := plan.Execute(st.Path(), below); err != nil {
+		return nil, err
 	}
-	n := newTree(l, st, plan.Digest())
-	if err := p.s.snaps.PutTrees(ctx, &p.lease, []*snapshot.NewTree{n}); err != nil {
-		return snapshot.Tree{}, err
-	}
-	l.tree = &n.Tree
-	return n.Tree, nil
+	n := newTree(l, st, settling)
+	l.made = append(l.made, n)
+	return n, nil
 }
 
 type closer func() error

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,16 +20,24 @@ type Stack struct{ root *Dir }
 
 // OpenStack opens the trees at dirs, highest first.
 func OpenStack(dirs []string) (*Stack, error) {
-	root := &Dir{}
-	for _, d := range dirs {
-		fd, err := unix.Open(d, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			root.Close()
-			return nil, fmt.Errorf("open tree %s: %w", d, err)
+	s := &Stack{root: &Dir{}}
+	for _, d := range slices.Backward(dirs) {
+		if err := s.Push(d); err != nil {
+			s.Close()
+			return nil, err
 		}
-		root.fds = append(root.fds, fd)
 	}
-	return &Stack{root: root}, nil
+	return s, nil
+}
+
+// Push puts the tree at dir on top of the others.
+func (s *Stack) Push(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open tree %s: %w", dir, err)
+	}
+	s.root.fds = slices.Insert(s.root.fds, 0, fd)
+	return nil
 }
 
 // Close lets the trees go.

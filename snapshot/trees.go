@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -117,18 +118,20 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// LookupTrees returns the trees of a layer: one for each way in which it was settled.
-func (s *Store) LookupTrees(_ context.Context, diffID string) ([]Tree, error) {
+// LookupTrees returns the trees of layers: of each, one for each way in which it was settled.
+func (s *Store) LookupTrees(_ context.Context, diffIDs ...string) ([]Tree, error) {
 	var trees []Tree
 	err := s.db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketTrees).Cursor()
-		prefix := diffID + "\x00"
-		for k, v := c.Seek([]byte(prefix)); k != nil && strings.HasPrefix(string(k), prefix); k, v = c.Next() {
-			t, err := s.treeOf(string(k), v)
-			if err != nil {
-				return err
+		for _, diffID := range diffIDs {
+			prefix := diffID + "\x00"
+			for k, v := c.Seek([]byte(prefix)); k != nil && strings.HasPrefix(string(k), prefix); k, v = c.Next() {
+				t, err := s.treeOf(string(k), v)
+				if err != nil {
+					return err
+				}
+				trees = append(trees, t)
 			}
-			trees = append(trees, t)
 		}
 		return nil
 	})
@@ -168,8 +171,12 @@ func (s *Store) PutTrees(_ context.Context, l *Lease, trees []*NewTree) (err err
 			}
 		}
 	}()
+	number, err := s.nextTree()
+	if err != nil {
+		return err
+	}
 	for _, t := range trees {
-		tree, err := s.placeStaging(t.Staging, t.DiffID, t.Settling, t.Usage)
+		tree, err := s.placeStaging(t.Staging, &number, t.DiffID, t.Settling, t.Usage)
 		if err != nil {
 			return err
 		}
@@ -242,15 +249,12 @@ func sumFiles(dir string) (map[string]uint32, error) {
 	return sums, nil
 }
 
-// placeStaging renames a staging into trees/ under the next free number. The staging's lock stays held until it is discarded, which
-// keeps Sweep from the tree until its row is written.
-func (s *Store) placeStaging(st *Staging, diffID, settling string, usage Usage) (Tree, error) {
-	n, err := s.nextTree()
-	if err != nil {
-		return Tree{}, err
-	}
-	for ; ; n++ {
-		id := strconv.Itoa(n)
+// placeStaging renames a staging into trees/ under the next number that is free, and moves the number on. The staging's lock stays held
+// until it is discarded, which keeps Sweep from the tree until its row is written.
+func (s *Store) placeStaging(st *Staging, number *int, diffID, settling string, usage Usage) (Tree, error) {
+	for {
+		id := strconv.Itoa(*number)
+		*number++
 		// RENAME_NOREPLACE makes the rename the claim to the number.
 		err := unix.Renameat2(unix.AT_FDCWD, st.path, unix.AT_FDCWD, s.path("trees", id), unix.RENAME_NOREPLACE)
 		if err == unix.EEXIST {
@@ -290,7 +294,11 @@ func dirNames(dir string) ([]string, error) {
 
 // adoptStaging is PutTrees for one tree that no diff ID names.
 func (s *Store) adoptStaging(st *Staging, diffID, settling string, usage Usage) (Tree, error) {
-	t, err := s.placeStaging(st, diffID, settling, usage)
+	number, err := s.nextTree()
+	if err != nil {
+		return Tree{}, err
+	}
+	t, err := s.placeStaging(st, &number, diffID, settling, usage)
 	if err != nil {
 		return Tree{}, err
 	}
@@ -324,8 +332,10 @@ func (s *Store) AdoptChain(_ context.Context, l *Lease, layers []ChainLayer) err
 	var published error
 	err := s.update(func(tx *bbolt.Tx) error {
 		var chains []chain
+		var below chain // that of the layer before
 		for _, l := range layers {
-			if _, err := getRow(tx, l.Name); err == nil {
+			var err error
+			if _, err = getRow(tx, l.Name); err == nil {
 				if l.new {
 					return fmt.Errorf("snapshot %s: %w", l.Name, ErrExists)
 				}
@@ -344,10 +354,17 @@ func (s *Store) AdoptChain(_ context.Context, l *Lease, layers []ChainLayer) err
 			if err := addRow(tx, l.Name, r); err != nil {
 				return err
 			}
-			c, err := chainOf(tx, l.Name)
-			if err != nil {
-				return err
+			c := chain{Name: l.Name, Row: r}
+			if l.Parent != "" {
+				if below.Name != l.Parent {
+					if below, err = chainOf(tx, l.Parent); err != nil {
+						return err
+					}
+				}
+				c.Trees = slices.Clone(below.Trees)
 			}
+			c.Trees = append(c.Trees, r.Tree)
+			below = c
 			chains = append(chains, c)
 		}
 		// Files that say what the rows say come after them, or a crash would leave what no row bears out.
