@@ -89,7 +89,8 @@ func token(s string) string {
 // authorizer knows what to show a registry. Nothing is shown, and no credential is looked up, before the registry asks; then a
 // token serves every request until it runs out.
 type authorizer struct {
-	source *source
+	source  *source
+	helpers []string // registries.conf's credential-helpers
 
 	mu      sync.Mutex // held while a token is fetched: all requests wait for the same one
 	shown   string     // the value of Authorization
@@ -144,7 +145,7 @@ func (c *credential) basic() string {
 
 func (a *authorizer) credential(ctx context.Context) (*credential, error) {
 	if a.cred == nil {
-		c, err := lookup(ctx, a.source.host, a.source.repo)
+		c, err := lookup(ctx, a.source.host, a.source.repo, a.helpers)
 		if err != nil {
 			return nil, err
 		}

@@ -70,8 +70,27 @@ func configHome() string {
 	return ""
 }
 
-// lookup finds the credential for a repository; an empty one if there is none.
-func lookup(ctx context.Context, host, repo string) (credential, error) {
+// lookup finds the credential for a repository; an empty one if there is none. helpers are asked in their order, where
+// "containers-auth.json" stands for the auth files; without any it is the files alone.
+func lookup(ctx context.Context, host, repo string, helpers []string) (credential, error) {
+	if len(helpers) == 0 {
+		return fromFiles(ctx, host, repo)
+	}
+	for _, h := range helpers {
+		c, err := credential{}, error(nil)
+		if h == "containers-auth.json" {
+			c, err = fromFiles(ctx, host, repo)
+		} else {
+			c, err = askHelper(ctx, h, host)
+		}
+		if err != nil || c != (credential{}) {
+			return c, err
+		}
+	}
+	return credential{}, nil
+}
+
+func fromFiles(ctx context.Context, host, repo string) (credential, error) {
 	for _, name := range authFiles() {
 		b, err := os.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) {

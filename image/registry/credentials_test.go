@@ -87,7 +87,7 @@ func TestAuthFiles(t *testing.T) {
 	file := func(user string) string { return `{"auths": {"h": {"auth": "` + b64(user+":p") + `"}}}` }
 	user := func() string {
 		t.Helper()
-		c, err := lookup(context.Background(), "h", "a")
+		c, err := lookup(context.Background(), "h", "a", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func TestAuthFiles(t *testing.T) {
 		t.Errorf("REGISTRY_AUTH_FILE: %q", got)
 	}
 	write(t, filepath.Join(home, "named.json"), `{"auths": [`, 0o600)
-	if _, err := lookup(context.Background(), "h", "a"); err == nil || !strings.Contains(err.Error(), "named.json") {
+	if _, err := lookup(context.Background(), "h", "a", nil); err == nil || !strings.Contains(err.Error(), "named.json") {
 		t.Errorf("a file that does not parse: %v", err)
 	}
 }
@@ -163,7 +163,7 @@ func TestCredentialHelpers(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			write(t, filepath.Join(home, ".docker/config.json"), "{"+c.file+"}", 0o600)
-			got, err := lookup(context.Background(), c.host, "a")
+			got, err := lookup(context.Background(), c.host, "a", nil)
 			if c.fails != "" {
 				if err == nil || !strings.Contains(err.Error(), c.fails) || strings.Contains(err.Error(), "secret-word") {
 					t.Fatalf("error %v, want one of %q", err, c.fails)

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/layerctl/layerctl/image/reference"
 )
@@ -46,13 +47,18 @@ func Open(ref reference.Ref, o Options) (*Repository, error) {
 	if o.Notice == nil {
 		o.Notice = func(string) {}
 	}
-	r := &Repository{notice: o.Notice}
-	place := place{location: ref.Name(), insecure: false}
-	s, err := newSource(place, o, set)
+	places, err := placesOf(ref, set.conf.Registries)
 	if err != nil {
 		return nil, err
 	}
-	r.sources = append(r.sources, s)
+	r := &Repository{notice: o.Notice}
+	for _, p := range places {
+		s, err := newSource(p, o, set)
+		if err != nil {
+			return nil, err
+		}
+		r.sources = append(r.sources, s)
+	}
 	return r, nil
 }
 
@@ -197,14 +203,19 @@ func manifestType(header string, raw []byte) (string, error) {
 
 func isIndex(media string) bool { return media == mediaIndex || media == mediaDockerList }
 
-// settings is what the environment says, which is the same for every source.
+// settings is what the environment and the files say, which is the same for every source.
 type settings struct {
-	stall stallTimeout
+	stall time.Duration
+	conf  registriesConf
 }
 
 func settingsOf() (settings, error) {
-	stall, err := stallTimeoutOf()
-	return settings{stall: stall}, err
+	conf, err := readConf()
+	if err != nil {
+		return settings{}, err
+	}
+	stall, err := stallTimeout()
+	return settings{stall, conf}, err
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

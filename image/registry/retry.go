@@ -101,18 +101,16 @@ func sleep(ctx context.Context, d time.Duration) bool {
 var errStalled = errors.New("nothing came for too long")
 
 // stallTimeout is how long a body may send nothing before its connection is taken for dead. A slow one is not: each byte counts.
-type stallTimeout time.Duration
-
-func stallTimeoutOf() (stallTimeout, error) {
+func stallTimeout() (time.Duration, error) {
 	s := os.Getenv("LAYERCTL_STALL_TIMEOUT")
 	if s == "" {
-		return stallTimeout(30 * time.Second), nil
+		return 30 * time.Second, nil
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d <= 0 {
 		return 0, fmt.Errorf("LAYERCTL_STALL_TIMEOUT=%q is no time such as 30s: %w", s, ErrConfig)
 	}
-	return stallTimeout(d), nil
+	return d, nil
 }
 
 // guarded cuts a body off that stalls. The clock runs only while somebody waits for a byte.

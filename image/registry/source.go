@@ -57,12 +57,12 @@ func newSource(p place, o Options, set settings) (*source, error) {
 	if o.PlainHTTP && !p.mirror {
 		s.scheme = "http"
 	}
-	t, err := newTransport(s, p.insecure, time.Duration(set.stall))
+	t, err := newTransport(s, p.insecure, set.stall)
 	if err != nil {
 		return nil, err
 	}
 	s.http = &http.Client{Transport: t, CheckRedirect: checkRedirect}
-	s.auth = &authorizer{source: s}
+	s.auth = &authorizer{source: s, helpers: set.conf.Helpers}
 	return s, nil
 }
 
@@ -214,7 +214,12 @@ func (t *transport) to(host string) (*http.Transport, error) {
 	if h := t.hosts[host]; h != nil {
 		return h, nil
 	}
+	conf, err := t.tlsFor(host)
+	if err != nil {
+		return nil, err
+	}
 	h := &http.Transport{
+		TLSClientConfig:       conf,
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		ForceAttemptHTTP2:     true,
