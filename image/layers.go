@@ -29,6 +29,11 @@ type puller struct {
 	config   v1.ConfigFile
 	layers   []*pulledLayer // one a distinct layer; in order of first use
 	lease    snapshot.Lease // until the image has its name
+
+	came      LayerDone // what is said of a layer that was fetched
+	keepBlobs bool      // the blobs of layers that are here, too: an archive is not there to be asked again
+	loose     bool      // there is no manifest: a layer whose blob can be made of its tree needs none
+	only      *platform // what the image must be for; nil for anything
 }
 
 // pulledLayer is a layer on its way: a staging that is being filled, or a tree that was there.
@@ -40,6 +45,7 @@ type pulledLayer struct {
 	result  layer.Result
 	tree    *snapshot.Tree // set when the layer has a tree in the store, settled for whatever chain
 	made    []*snapshot.NewTree
+	local   bool // no blob is kept
 }
 
 func (p *puller) close() {
@@ -81,6 +87,9 @@ func (p *puller) run(ctx context.Context) (*imageRow, error) {
 	if len(m.parsed.Layers) == 0 {
 		return nil, invalid("it has no layers")
 	}
+	if its := (platform{p.config.OS, p.config.Architecture, p.config.Variant}); p.only != nil && !p.only.matches(its) {
+		return nil, fmt.Errorf("it has no image for %s, only for %s: %w", p.only, its, ErrNotFound)
+	}
 	blobs := []string{m.configDigest}
 	for _, b := range [][]byte{m.raw, m.index} {
 		if b == nil {
@@ -106,6 +115,11 @@ func (p *puller) run(ctx context.Context) (*imageRow, error) {
 		return nil, err
 	}
 	failpoint.Hit("pull/brought")
+	if p.keepBlobs {
+		if err := p.keep(ctx); err != nil {
+			return nil, err
+		}
+	}
 	chain, layers, err := p.settle(ctx)
 	if err != nil {
 		return nil, err
@@ -280,19 +294,27 @@ func (p *puller) fetch(ctx context.Context, l *pulledLayer) error {
 		return err
 	}
 	defer body.Close()
+	if f, ok := body.(*content.Spooled); ok {
+		if err := l.ingest.Take(f); err != nil {
+			return err
+		}
+	}
 	in := &counted{r: io.TeeReader(body, l.ingest), report: func(n int64) { p.progress.Advanced(digest, n) }}
 	if l.result, err = layer.Apply(ctx, in, st.Dir, layer.Options{}); err == nil {
 		// The stream may end before the blob does: what is left belongs to the digest.
 		_, err = io.Copy(io.Discard, in)
 	}
-	if err == nil {
+	if err == nil && p.loose && l.result.DiffID == l.diffID && l.result.Needs == 0 {
+		l.local, err = p.repacks(ctx, l, st.Path())
+	}
+	if err == nil && !l.local {
 		err = l.ingest.Commit(&p.lease)
 	}
 	if err == nil && l.result.DiffID != l.diffID {
 		err = fmt.Errorf("unpacks to the diff ID %s, the config says %s: %w", l.result.DiffID, l.diffID, content.ErrCorrupt)
 	}
 	if err == nil {
-		p.progress.Done(digest, LayerPulled)
+		p.progress.Done(digest, p.came)
 	}
 	return err
 }
@@ -384,8 +406,11 @@ func (p *puller) settle(ctx context.Context) ([]snapshot.ChainLayer, []Layer, er
 		tree := stacked[i].Tree
 		name := chainID(parent, tree.DiffID)
 		chain = append(chain, snapshot.ChainLayer{Name: name, Parent: parent, Tree: tree})
-		layers = append(layers, Layer{DiffID: tree.DiffID, Digest: d.Digest.String(), MediaType: string(d.MediaType), BlobSize: d.Size,
-			Size: tree.Usage.Size, Chain: name})
+		made := Layer{DiffID: tree.DiffID, Size: tree.Usage.Size, Chain: name}
+		if !byDiffID[tree.DiffID].local {
+			made.Digest, made.MediaType, made.BlobSize = d.Digest.String(), string(d.MediaType), d.Size
+		}
+		layers = append(layers, made)
 		parent = name
 	}
 	return chain, layers, nil

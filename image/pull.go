@@ -46,6 +46,7 @@ type LayerDone string
 // How a layer came to be here.
 const (
 	LayerPulled LayerDone = "pull complete"
+	LayerLoaded LayerDone = "loaded"
 	LayerExists LayerDone = "already exists"
 )
 
@@ -143,7 +144,7 @@ func (s *Store) pull(ctx context.Context, arg string, o PullOptions) (Image, err
 	if err != nil {
 		return Image{}, err
 	}
-	p := &puller{s: s, src: repo, progress: o.Progress, manifest: m}
+	p := &puller{s: s, src: repo, progress: o.Progress, manifest: m, came: LayerPulled}
 	defer p.close()
 	row, err := p.run(ctx)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/layerctl/layerctl/image/archive"
 	"github.com/layerctl/layerctl/image/content"
 	"github.com/layerctl/layerctl/image/layer"
 	"github.com/layerctl/layerctl/image/record"
@@ -153,7 +154,7 @@ func (r *imageRow) uses() []string {
 	return list
 }
 
-// name gives an image a name, in one transaction. With the rows go what follows from them: the record that run reads, and the
+// name gives an image a name, or with "" only its row, in one transaction. With the rows go what follows from them: the record that run reads, and the
 // layout's index.
 func (s *Store) name(name string, n nameRow, row *imageRow) error {
 	rec := record.Record{Name: name, ID: n.ID, Digest: n.Digest}
@@ -184,7 +185,16 @@ func (s *Store) name(name string, n nameRow, row *imageRow) error {
 				}
 			}
 		}
-		rec.Chain, rec.OS, rec.Arch, rec.Settings = row.Chain, row.OS, row.Arch, row.Settings
+		if name == "" {
+			return nil
+		}
+		var now nameRow
+		if ok, err := getJSON(tx, bucketNames, name, &now); err != nil {
+			return err
+		} else if ok && now.ID == n.ID && n.Digest == "" {
+			n = now // the name says more already
+		}
+		rec.Chain, rec.OS, rec.Arch, rec.Settings, rec.Digest = row.Chain, row.OS, row.Arch, row.Settings, n.Digest
 		c.records = append(c.records, &rec)
 		if err := c.dropName(tx, name); err != nil {
 			return err
@@ -494,7 +504,8 @@ func (s *Store) Tag(ctx context.Context, src, dst string) error {
 
 // isCorrupt says of an error on the way of a layer that its bytes were wrong, and not the disk or the network.
 func isCorrupt(err error) bool {
-	for _, kind := range []error{layer.ErrMalformed, layer.ErrLimit, layer.ErrUnsupported, content.ErrCorrupt, registry.ErrCorrupt} {
+	for _, kind := range []error{layer.ErrMalformed, layer.ErrLimit, layer.ErrUnsupported, content.ErrCorrupt, registry.ErrCorrupt,
+		archive.ErrMalformed, archive.ErrLimit, archive.ErrNotFound} {
 		if errors.Is(err, kind) {
 			return true
 		}

@@ -108,7 +108,7 @@ shows what is inside the layers.`,
 		return nil
 	}
 	root.AddCommand(
-		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.tagCommand(), a.rmiCommand(),
+		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.loadCommand(), a.tagCommand(), a.rmiCommand(),
 		a.inspectCommand(), a.diffCommand(),
 		a.runCommand(), a.psCommand(), a.rmCommand(),
 		a.infoCommand(), a.versionCommand(),
@@ -199,6 +199,8 @@ func withHint(err error, cmd *cobra.Command) error {
 		return start.Hinted(err, "check the host's name and port and the network; a registry without TLS needs --plain-http")
 	case errors.Is(err, image.ErrAmbiguous):
 		return start.Hinted(err, "give more digits of the ID, or the name")
+	case errors.Is(err, image.ErrCorrupt) && cmd != nil && cmd.Name() == "load":
+		return start.Hinted(err, "nothing of it was given a name: copy or save the archive again; of a root file system's tarball `layerctl import` makes an image")
 	case errors.Is(err, image.ErrCorrupt):
 		return start.Hinted(err, "what arrived is not what was asked for, and nothing of it was kept: try again, or tell the registry's owner")
 	case errors.Is(err, image.ErrNotFound):

@@ -60,7 +60,7 @@ func pulledName(arg string, img image.Image) string {
 }
 
 func (a *app) pullImage(ctx context.Context, images *image.Store, ref string, opt image.PullOptions) (image.Image, error) {
-	p := a.newProgress()
+	p := a.newProgress("pulling", "pulled")
 	opt.Progress = p
 	img, err := images.Pull(ctx, ref, opt)
 	p.Close()

@@ -20,7 +20,8 @@ type progress interface {
 	Close()
 }
 
-func (a *app) newProgress() progress {
+// newProgress shows how layers are pulled, loaded, …: doing and done say which.
+func (a *app) newProgress(doing, done string) progress {
 	mode := a.progress
 	f, isFile := a.stderr.(*os.File)
 	if mode == "auto" {
@@ -31,9 +32,9 @@ func (a *app) newProgress() progress {
 	}
 	switch mode {
 	case "tty":
-		return &bars{out: a.stderr, pool: mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(64)), layers: map[string]*mpb.Bar{}}
+		return &bars{done: done, pool: mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(64)), layers: map[string]*mpb.Bar{}}
 	case "plain":
-		return &lines{out: a.stderr}
+		return &lines{out: a.stderr, doing: doing}
 	}
 	return silent{}
 }
@@ -48,8 +49,9 @@ func (silent) Close()                       {}
 
 // lines prints an event a line: what a log keeps.
 type lines struct {
-	mu  sync.Mutex
-	out io.Writer
+	mu    sync.Mutex
+	out   io.Writer
+	doing string
 }
 
 func (l *lines) print(format string, a ...any) {
@@ -60,7 +62,7 @@ func (l *lines) print(format string, a ...any) {
 
 func (l *lines) Status(s string) { l.print("%s", s) }
 func (l *lines) Started(digest string, size int64) {
-	l.print("%s: pulling %s", shortID(digest, false), humanSize(size))
+	l.print("%s: %s %s", shortID(digest, false), l.doing, humanSize(size))
 }
 func (l *lines) Advanced(string, int64) {}
 func (l *lines) Done(digest string, how image.LayerDone) {
@@ -71,7 +73,7 @@ func (l *lines) Close() {}
 // bars shows a bar a layer.
 type bars struct {
 	mu     sync.Mutex
-	out    io.Writer
+	done   string
 	pool   *mpb.Progress
 	layers map[string]*mpb.Bar
 }
@@ -86,7 +88,7 @@ func (b *bars) Started(digest string, size int64) {
 	}
 	b.layers[digest] = b.pool.AddBar(size,
 		mpb.PrependDecorators(decor.Name(shortID(digest, false)+" ")),
-		mpb.AppendDecorators(decor.OnComplete(decor.CountersKiloByte("% .1f / % .1f"), "pulled "+strings.TrimSpace(humanSize(size)))))
+		mpb.AppendDecorators(decor.OnComplete(decor.CountersKiloByte("% .1f / % .1f"), b.done+" "+strings.TrimSpace(humanSize(size)))))
 }
 
 func (b *bars) Advanced(digest string, n int64) {

@@ -47,6 +47,21 @@ func (c Compression) String() string {
 	return "none"
 }
 
+// Detect tells by a stream's first 6 bytes how it is compressed.
+func Detect(magic []byte) Compression {
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		return Gzip
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18}):
+		return Zstd
+	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
+		return Xz
+	case bytes.HasPrefix(magic, []byte("BZh")):
+		return Bzip2
+	}
+	return None
+}
+
 // Decompress tells by the first bytes how r is compressed and returns the plain stream. Gzip members that follow each other are one
 // stream. Memory is bounded whatever the stream asks for: a zstd window of more than 128 MiB is refused.
 func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
@@ -55,22 +70,22 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 	if err != nil && err != io.EOF {
 		return nil, None, err
 	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+	switch Detect(magic) {
+	case Gzip:
 		return inflate.NewReader(br), Gzip, nil
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18}):
+	case Zstd:
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
 			return nil, Zstd, fmt.Errorf("zstd: %w: %w", ErrMalformed, err)
 		}
 		return z.IOReadCloser(), Zstd, nil
-	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
+	case Xz:
 		z, err := xz.ReaderConfig{DictCap: 128 << 20}.NewReader(br)
 		if err != nil {
 			return nil, Xz, fmt.Errorf("xz: %w: %w", ErrMalformed, err)
 		}
 		return io.NopCloser(z), Xz, nil
-	case bytes.HasPrefix(magic, []byte("BZh")):
+	case Bzip2:
 		return io.NopCloser(bzip2.NewReader(br)), Bzip2, nil
 	}
 	return io.NopCloser(br), None, nil

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/layerctl/layerctl/image"
+)
+
+func (a *app) loadCommand() *cobra.Command {
+	var opt image.LoadOptions
+	var input string
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "load [flags]",
+		Short: "Load images from an archive",
+		Long: `Load the images of an archive that docker save, podman save, skopeo, buildx or layerctl save wrote: docker-archive, oci-archive, or a
+directory with an OCI layout. The form is detected, also when the whole is compressed (gzip, zstd, xz, bzip2). Without -i the archive
+comes from stdin. Layers are verified and unpacked in parallel; nothing is named before all of it was found whole.
+Prints a line an image: "Loaded image: NAME", or "Loaded image ID: ID" for one that has no name.`,
+		Example: `  layerctl load -i app.tar
+  layerctl load -i ./oci-layout --platform linux/arm64
+  ssh host docker save app | layerctl load -q`,
+		Args: exactArgs(0, "no arguments (the archive's name goes behind -i)"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			src := image.LoadSource{Path: input}
+			if input == "" || input == "-" {
+				if isTerminal(a.stdin) {
+					return usagef("load: stdin is a terminal: name an archive with -i, or pipe one in")
+				}
+				src = image.LoadSource{Reader: a.stdin}
+			}
+			if quiet {
+				a.progress = "none"
+			}
+			images, _, _, err := a.stores()
+			if err != nil {
+				return err
+			}
+			p := a.newProgress("loading", "loaded")
+			opt.Progress = p
+			list, err := images.Load(cmd.Context(), src, opt)
+			p.Close()
+			for _, img := range list {
+				for _, name := range img.Names {
+					fmt.Fprintf(a.stdout, "Loaded image: %s\n", name)
+				}
+				if len(img.Names) == 0 {
+					fmt.Fprintf(a.stdout, "Loaded image ID: %s\n", img.ID)
+				}
+			}
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&input, "input", "i", "", "the archive: a file or an OCI layout's directory (default: stdin)")
+	f.StringVar(&opt.Platform, "platform", "", "OS/ARCH[/VARIANT], where an image has several (default: this host's)")
+	f.BoolVarP(&quiet, "quiet", "q", false, "no progress")
+	return cmd
+}
+
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
