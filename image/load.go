@@ -166,7 +166,7 @@ func (a archiveSource) Manifest(_ context.Context, digest string) (registry.Mani
 	return registry.Manifest{Digest: digest, MediaType: m.MediaType, Raw: m.Raw}, err
 }
 
-func (a archiveSource) Blob(_ context.Context, digest string) (io.ReadCloser, error) {
+func (a archiveSource) Blob(_ context.Context, digest string, _ int64) (io.ReadCloser, error) {
 	return a.Archive.Blob(digest)
 }
 
@@ -221,7 +221,7 @@ func (p *puller) keepBlob(ctx context.Context, d v1.Descriptor) error {
 	if here, err := p.s.content.Hold(&p.lease, d.Digest.String()); err != nil || here {
 		return err
 	}
-	body, err := p.src.Blob(ctx, d.Digest.String())
+	body, err := p.src.Blob(ctx, d.Digest.String(), d.Size)
 	if err != nil {
 		return err
 	}
@@ -243,7 +243,7 @@ func (p *puller) repacks(ctx context.Context, l *pulledLayer, dir string) (bool,
 	if l.desc.Digest.String() != l.diffID {
 		return false, nil // it is compressed
 	}
-	body, err := p.src.Blob(ctx, l.diffID)
+	body, err := p.src.Blob(ctx, l.diffID, l.desc.Size)
 	if err != nil {
 		return false, err
 	}
