@@ -205,6 +205,9 @@ func (x *Index) All() iter.Seq2[Entry, error] {
 				return
 			}
 			if len(block) == 0 {
+				if len(rest) > 0 || records > 0 {
+					yield(Entry{}, fmt.Errorf("index goes on behind its end: %w", ErrMalformed))
+				}
 				return
 			}
 			d := decoder{data: block}
