@@ -128,7 +128,13 @@ func (p *puller) run(ctx context.Context) (*imageRow, error) {
 	if err := p.s.snaps.AdoptChain(ctx, &p.lease, chain); err != nil {
 		return nil, err
 	}
-	return rowOf(&p.config, layers, blobs), nil
+	row := rowOf(&p.config, layers, blobs)
+	for _, l := range layers {
+		if !p.s.content.Has(l.Digest) {
+			row.Absent = append(row.Absent, l.Digest)
+		}
+	}
+	return row, nil
 }
 
 // fetchConfig brings the config, whose digest is the image's ID.

@@ -150,6 +150,7 @@ func (s *Store) pull(ctx context.Context, arg string, o PullOptions) (Image, err
 	if err != nil {
 		return Image{}, err
 	}
+	row.Sources = []origin{{Repository: ref.Name(), PlainHTTP: o.PlainHTTP}}
 	failpoint.Hit("pull/adopted")
 	n := nameRow{ID: m.configDigest, Digest: m.digest, Resolved: m.resolved, Media: m.media, Size: int64(len(m.raw))}
 	if err := s.name(name.String(), n, row); err != nil {

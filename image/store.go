@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,6 +105,8 @@ type imageRow struct {
 	Size     int64
 	Layers   []Layer
 	Blobs    []string // manifests and config, and layers' blobs under which other manifests know the same layers
+	Absent   []string `json:",omitempty"` // layers' blobs that were never fetched, for their trees were here
+	Sources  []origin `json:",omitempty"` // where it was pulled from
 	Settings record.Settings
 }
 
@@ -175,6 +179,8 @@ func (s *Store) name(name string, n nameRow, row *imageRow) error {
 						row.Blobs = append(row.Blobs, what)
 					}
 				}
+				row.Absent = union(row.Absent, before.Absent)
+				row.Sources = union(row.Sources, before.Sources)
 			}
 			if err := putJSON(tx, bucketImages, n.ID, row); err != nil {
 				return err
@@ -284,6 +290,21 @@ func indexNames(tx *bbolt.Tx) error {
 	})
 }
 
+// origin is a repository that an image was pulled from.
+type origin struct {
+	Repository string // REGISTRY/REPOSITORY
+	PlainHTTP  bool   `json:",omitempty"` // TLS was not asked for
+}
+
+func union[T comparable](a, b []T) []T {
+	for _, x := range b {
+		if !slices.Contains(a, x) {
+			a = append(a, x)
+		}
+	}
+	return a
+}
+
 func contains(list []string, s string) bool {
 	for _, x := range list {
 		if x == s {
@@ -293,8 +314,24 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-// layoutIndex is index.json: the names that came with a manifest, for readers of OCI layouts.
 func layoutIndex(tx *bbolt.Tx) ([]byte, error) {
+	names := map[string]nameRow{}
+	err := tx.Bucket(bucketNames).ForEach(func(k, v []byte) error {
+		var n nameRow
+		if err := json.Unmarshal(v, &n); err != nil {
+			return fmt.Errorf("read the row of %s: %w", k, err)
+		}
+		names[string(k)] = n
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return layoutOf(names)
+}
+
+// layoutOf is index.json: the names that came with a manifest, for readers of OCI layouts.
+func layoutOf(names map[string]nameRow) ([]byte, error) {
 	type descriptor struct {
 		MediaType   string            `json:"mediaType"`
 		Digest      string            `json:"digest"`
@@ -306,19 +343,11 @@ func layoutIndex(tx *bbolt.Tx) ([]byte, error) {
 		MediaType     string       `json:"mediaType"`
 		Manifests     []descriptor `json:"manifests"`
 	}{2, "application/vnd.oci.image.index.v1+json", []descriptor{}}
-	err := tx.Bucket(bucketNames).ForEach(func(k, v []byte) error {
-		var n nameRow
-		if err := json.Unmarshal(v, &n); err != nil {
-			return fmt.Errorf("read the row of %s: %w", k, err)
-		}
-		if n.Digest != "" {
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if n := names[name]; n.Digest != "" {
 			index.Manifests = append(index.Manifests, descriptor{n.Media, n.Digest, n.Size,
-				map[string]string{"org.opencontainers.image.ref.name": string(k)}})
+				map[string]string{"org.opencontainers.image.ref.name": name}})
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
 	return json.Marshal(index)
 }

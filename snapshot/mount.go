@@ -346,6 +346,38 @@ func cloneTree(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// stub is a file or directory of the init lower: empty, root's, and 0755 or 0644.
+type stub struct {
+	path string
+	dir  bool
+}
+
+var initStubs = []stub{{"", true}, {"proc", true}, {"sys", true}, {"dev", true}, {"etc", true},
+	{"etc/hosts", false}, {"etc/hostname", false}, {"etc/resolv.conf", false}}
+
+func (s stub) mode() os.FileMode {
+	if s.dir {
+		return 0o755
+	}
+	return 0o644
+}
+
+func (s stub) make(root string) (err error) {
+	path := filepath.Join(root, s.path)
+	if s.dir {
+		err = os.Mkdir(path, s.mode())
+	} else {
+		err = os.WriteFile(path, nil, s.mode())
+	}
+	if err == nil {
+		err = os.Chmod(path, s.mode()) // whatever the umask
+	}
+	if err != nil {
+		return fmt.Errorf("make stubs for mounts: %w", err)
+	}
+	return nil
+}
+
 // initLower returns the directory with the stubs that a container's mounts need, making it where it is missing. It is the lowest
 // lower: an image that has the names itself keeps its own, with their attributes, and only where it lacks one the stub shows.
 func (s *Store) initLower() (string, error) {
@@ -358,15 +390,9 @@ func (s *Store) initLower() (string, error) {
 		return "", err
 	}
 	defer st.Discard()
-	root := filepath.Join(st.path, "fs")
-	for _, d := range []string{"", "proc", "sys", "dev", "etc"} {
-		if err := os.Mkdir(filepath.Join(root, d), 0o755); err != nil {
-			return "", fmt.Errorf("make stubs for mounts: %w", err)
-		}
-	}
-	for _, f := range []string{"hosts", "hostname", "resolv.conf"} {
-		if err := os.WriteFile(filepath.Join(root, "etc", f), nil, 0o644); err != nil {
-			return "", fmt.Errorf("make stubs for mounts: %w", err)
+	for _, stub := range initStubs {
+		if err := stub.make(filepath.Join(st.path, "fs")); err != nil {
+			return "", err
 		}
 	}
 	err = unix.Renameat2(unix.AT_FDCWD, st.path, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)

@@ -111,7 +111,7 @@ shows what is inside the layers.`,
 		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.loadCommand(), a.tagCommand(), a.rmiCommand(),
 		a.inspectCommand(), a.diffCommand(),
 		a.runCommand(), a.psCommand(), a.rmCommand(),
-		a.infoCommand(), a.versionCommand(),
+		a.checkCommand(), a.infoCommand(), a.versionCommand(),
 	)
 	return root
 }

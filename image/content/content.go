@@ -26,6 +26,9 @@ var (
 	ErrCorrupt  = errors.New("not what was asked for")
 )
 
+// Layout is what the file oci-layout holds (image-spec, image-layout.md).
+const Layout = `{"imageLayoutVersion":"1.0.0"}`
+
 // Store is the blobs below one directory.
 type Store struct{ dir string }
 
@@ -40,7 +43,7 @@ func Open(dir string) (*Store, error) {
 			return nil, err
 		}
 	}
-	return s, snapshot.WriteFile(filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), false)
+	return s, snapshot.WriteFile(filepath.Join(dir, "oci-layout"), []byte(Layout), false)
 }
 
 func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }

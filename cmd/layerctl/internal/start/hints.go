@@ -23,6 +23,7 @@ func WithHint(err error) error {
 	}{
 		{executor.ErrNotFound, "it is looked for in the container's PATH; a script also needs its interpreter to be there"},
 		{executor.ErrNotExecutable, "it must be a file with execute permission, of this machine's architecture"},
+		{snapshot.ErrDamaged, "`layerctl check` says what is damaged"},
 		{snapshot.ErrFormat, "this store was made by another version: upgrade layerctl, or name another store with --root"},
 		{snapshot.ErrNotStore, "name an empty or absent directory, or a layerctl store, with --root"},
 		{snapshot.ErrUnavailable, "overlayfs is needed (modprobe overlay), and a store on a filesystem that can be its upper: ext4, xfs, btrfs, tmpfs"},

@@ -1,0 +1,110 @@
+package tests
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// leaningLayer is a layer that does not stand alone over busyboxLayer: a parent it does not bring, a whiteout, an opaque directory, and a
+// hard link to a file below would not survive tar, so the last is made by hand where it is wanted.
+const leaningLayer = `mkdir -p srv/deep; echo more > srv/deep/more; mkdir -p etc; touch etc/.wh.two; mkdir -p opt; touch opt/.wh..wh..opq; echo o > opt/o`
+
+// richStore has an image of three layers from a registry (gzip), another one that shares two of them (zstd), imported ones, tags, and a
+// stopped container on the first.
+func richStore(t *testing.T) (*env, *registry) {
+	t.Helper()
+	reg := startRegistry(t, "")
+	reg.push("app:1", "", "--config.cmd sh", busyboxLayer, leaningLayer, "mkdir -p data; seq 1 3000 > data/numbers; ln data/numbers data/same; ln -s numbers data/link; chmod 1777 data")
+	reg.push("other:1", "--dest-compress-format zstd", "--config.cmd sh", busyboxLayer, leaningLayer, "echo different > different")
+	e := newEnv(t)
+	app := reg.addr + "/app:1"
+	e.ok("pull", "-q", app)
+	e.ok("pull", "-q", reg.addr+"/other:1")
+	e.ok("tag", app, "here:tagged")
+	sh(t, e.dir, `mkdir -p small/d && echo one > small/one && echo two > small/d/two && chmod 4755 small/one && setfattr -n user.x -v y small/d && mkfifo small/p
+find small -exec touch -h -d 2024-01-02T03:04:05 {} +`)
+	e.ok("import", "small")
+	e.ok("run", "--name", "stopped", app, "sh", "-c", "echo mine > /mine; echo x >> /etc/one")
+	return e, reg
+}
+
+func TestCheck(t *testing.T) {
+	e, reg := richStore(t)
+	for _, flag := range []string{"", "--quick", "--full"} {
+		got := e.ok(strings.Fields("check " + flag)...)
+		if !strings.HasPrefix(got, "ok: 3 images, 1 containers, 5 layers, ") || strings.Count(got, "\n") != 1 {
+			t.Errorf("check %s: %q", flag, got)
+		}
+	}
+	e.fails(2, []string{"--quick and --full"}, "check", "--quick", "--full")
+	app := reg.addr + "/app:1"
+	var layers struct{ RootFS struct{ Layers []string } }
+	if err := json.Unmarshal([]byte(strings.Trim(e.ok("inspect", app), "[]\n ")), &layers); err != nil {
+		t.Fatal(err)
+	}
+	top := layers.RootFS.Layers[2]
+	tree := strings.TrimSpace(sh(t, e.root, "dirname $(dirname $(dirname $(ls -d snapshots/trees/*/fs/data/numbers))) | xargs basename"))
+	blob := strings.TrimSpace(sh(t, e.root, `cd images/blobs/sha256; ls -S | head -n 1`))
+	for _, row := range []struct{ name, damage, level, want string }{
+		{"a file of the same size and time", `cd snapshots/trees/` + tree + `/fs/data; cp -p numbers x; printf 9 | dd of=numbers bs=1 seek=5 conv=notrunc status=none; touch -r x numbers; mv x ../../../../../x; touch -d @0 .`,
+			"--full", "layer " + top + " (tree " + tree + "): /data/numbers: its content is damaged (images " + app + ", localhost/here:tagged; container stopped)"},
+		{"a mode", "chmod 755 snapshots/trees/" + tree + "/fs/data", "", "layer " + top + " (tree " + tree + "): /data: mode 0755, was 1777 (images " + app + ", localhost/here:tagged; container stopped)"},
+		{"a tree", "rm -r snapshots/trees/" + tree + "/fs", "--quick", "layer " + top + " (tree " + tree + "): /: the tree is not there (images "},
+		{"an index", "printf x | dd of=snapshots/trees/" + tree + "/index bs=1 seek=90 conv=notrunc status=none", "--quick", "snapshots/trees/" + tree + "/index of layer " + top + ": is damaged (images "},
+		{"a blob's bit", "printf x | dd of=images/blobs/sha256/" + blob + " bs=1 seek=90 conv=notrunc status=none", "", "images/blobs/sha256/" + blob + " of layer " + layers.RootFS.Layers[0] + ": is damaged: its digest is sha256:"},
+		{"a blob's end", "truncate -s -1 images/blobs/sha256/" + blob, "--quick", "images/blobs/sha256/" + blob + " of layer " + layers.RootFS.Layers[0] + ": has "},
+		{"a blob", "rm images/blobs/sha256/" + blob, "--quick", "images/blobs/sha256/" + blob + " of layer " + layers.RootFS.Layers[0] + ": is missing (image"},
+		{"a record", "sed -i s/sh/sx/ images/names/localhost%here:tagged.json", "--quick", "images/names/localhost%here:tagged.json: does not say what the rows say (image localhost/here:tagged)"},
+		{"the images' rows", "truncate -s 100 images/meta.db", "--quick", "images/meta.db: neither of its first two pages is whole (images " + app},
+		{"the snapshots' rows", "rm snapshots/meta.db", "--quick", "snapshots/meta.db: is not there (images " + app},
+		{"a link to a container", "rm containers/names/stopped", "--quick", "containers/names/stopped: does not lead to its container (container stopped)"},
+		{"a container's snapshot", "rm snapshots/active/*/record.json", "--quick", ": its snapshot is not there (container stopped)"},
+		{"a link to a parent", "rm snapshots/children/*/*", "--quick", " could be removed (images " + app + ", localhost/here:tagged; container stopped)"},
+		{"a stub", "rm snapshots/trees/init/fs/etc/hosts", "--quick", "snapshots/trees/init/fs/etc/hosts: is missing"},
+	} {
+		copied := filepath.Join(e.dir, "copy")
+		if err := os.RemoveAll(copied); err != nil {
+			t.Fatal(err)
+		}
+		sh(t, e.dir, "cp -a --reflink=auto store copy; cd copy; "+row.damage)
+		r := e.run(append([]string{"--root", copied, "check"}, strings.Fields(row.level)...)...)
+		if r.code != 1 || !strings.Contains(r.stdout, row.want) || strings.Contains(r.stdout, "ok:") || !errorForm.MatchString(r.stderr) || !strings.Contains(r.stderr, "not as it should be") {
+			t.Errorf("%s: status %d, want 1 and %q\n%s%s", row.name, r.code, row.want, r.stdout, r.stderr)
+		}
+	}
+}
+
+// What is under way is no finding: check runs beside pulls, removals and containers and says ok each time.
+func TestCheckBesideOthers(t *testing.T) {
+	e, reg := richStore(t)
+	app, other := reg.addr+"/app:1", reg.addr+"/other:1"
+	work := e.command()
+	work.Path, work.Args = "/bin/bash", []string{"bash", "-c", `for i in 1 2 3 4 5 6; do ` +
+		strings.Join([]string{"rmi -f " + other, "pull -q " + other, "tag " + app + " here:$i", "run --rm " + other + " true", "import small again:$i", "rmi here:$i again:$i"},
+			" >/dev/null || exit 1; $0 ") + ` >/dev/null || exit 1; done`, binary}
+	work.Args[2] = strings.Replace(work.Args[2], "do rmi", "do $0 rmi", 1)
+	work.Stderr = os.Stderr
+	e.start(work)
+	done := make(chan error, 1)
+	go func() { done <- work.Wait() }()
+	checks := 0
+	for running := true; running; checks++ {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("the work failed: %v", err)
+			}
+			running = false
+		default:
+		}
+		if r := e.run("check", "--full"); r.code != 0 {
+			t.Fatalf("check %d: %s%s", checks, r.stdout, r.stderr)
+		}
+	}
+	if checks < 5 {
+		t.Errorf("only %d checks ran beside the work", checks)
+	}
+}
