@@ -107,7 +107,7 @@ func (s *Store) Check(ctx context.Context, level CheckLevel) (*CheckReport, erro
 	if n := r.snaps.Remakes + r.state.remakes; n > 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("%d small copies of rows are not there, and will be made again when they are needed", n))
 	}
-	if r.snaps.Unnamed+c.unnamed > 0 {
+	if r.snaps.Unnamed+c.unnamed > 0 && len(r.Findings) == 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("nothing names %d layers and %d blobs: `layerctl prune` frees them, unless they are on their way", r.snaps.Unnamed, c.unnamed))
 	}
 	return r, nil

@@ -119,6 +119,8 @@ func (c *byteChecker) blob(ctx context.Context, digest string, size int64) error
 	}
 	info, err := os.Lstat(c.s.content.Path(digest))
 	switch {
+	case len(users) == 0 && errors.Is(err, fs.ErrNotExist):
+		return nil // nothing names it, and it has gone its way
 	case err != nil:
 		f.Problem = "is missing"
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -199,7 +201,7 @@ func (c *byteChecker) tree(ctx context.Context, t snapshot.CheckedTree) error {
 			c.find(f)
 		}
 	}
-	local := t.Settling == "" && !c.pulled(t.DiffID)
+	local := t.Settling == "" && c.r.state.local(t.DiffID)
 	v, err := layer.Verify(ctx, t.Dir, layer.VerifyOptions{Content: c.level == CheckFull && !local, Scratch: scratch}, tell)
 	if err != nil {
 		return err
@@ -234,16 +236,18 @@ func (c *byteChecker) tree(ctx context.Context, t snapshot.CheckedTree) error {
 	return nil
 }
 
-// pulled says whether some image has a layer from a blob.
-func (c *byteChecker) pulled(diffID string) bool {
-	for _, row := range c.r.state.images {
+// local says whether a layer was made here: some image has it, and none has it from a blob.
+func (st *rows) local(diffID string) bool {
+	known := false
+	for _, row := range st.images {
 		for _, l := range row.Layers {
 			if l.DiffID == diffID && l.Digest != "" {
-				return true
+				return false
 			}
+			known = known || l.DiffID == diffID
 		}
 	}
-	return false
+	return known
 }
 
 func packedID(ctx context.Context, dir string) (string, error) {

@@ -24,6 +24,7 @@ type rows struct {
 	images   map[string]imageRow
 	names    map[string]nameRow
 	uses     map[string]bool
+	named    map[string]bool   // nil in an old store
 	broken   map[string]string // rows that cannot be believed, by bucket/key: why
 	remakes  int
 }
@@ -64,6 +65,12 @@ func (s *Store) readRows() (*rows, error) {
 	}
 	for key := range contents[string(bucketUses)] {
 		st.uses[key] = true
+	}
+	if named, ok := contents[string(bucketNamed)]; ok {
+		st.named = map[string]bool{}
+		for key := range named {
+			st.named[key] = true
+		}
 	}
 	return st, nil
 }
@@ -176,6 +183,9 @@ func (s *Store) checkRows(ctx context.Context) (*CheckReport, error) {
 		if _, ok := st.images[n.ID]; !ok && st.broken[string(bucketImages)+"/"+n.ID] == "" {
 			find("meta.db", name+" names the image "+n.ID+", which has no row", []string{name})
 		}
+		if st.named != nil && !st.named[string(useKey(n.ID, name))] {
+			find("meta.db", "it does not list "+name+" among the names of "+n.ID, []string{name})
+		}
 	}
 	uses := map[string]bool{}
 	for _, id := range slices.Sorted(maps.Keys(st.images)) {
@@ -207,6 +217,12 @@ func (s *Store) checkRows(ctx context.Context) (*CheckReport, error) {
 			if st.broken[string(bucketImages)+"/"+id] == "" {
 				find("meta.db", "it says that "+id+" needs "+what+", which is not so", st.namesOf(id))
 			}
+		}
+	}
+	for key := range st.named {
+		id, name, _ := strings.Cut(key, "\x00")
+		if n, ok := st.names[name]; (!ok || n.ID != id) && st.broken[string(bucketNames)+"/"+name] == "" {
+			find("meta.db", "it lists "+name+" among the names of "+id+", which is not so", st.namesOf(id))
 		}
 	}
 	if err := s.checkCopies(st, find); err != nil {

@@ -17,9 +17,17 @@ const leaningLayer = `mkdir -p srv/deep; echo more > srv/deep/more; mkdir -p etc
 func richStore(t *testing.T) (*env, *registry) {
 	t.Helper()
 	reg := startRegistry(t, "")
-	reg.push("app:1", "", "--config.cmd sh", busyboxLayer, leaningLayer, "mkdir -p data; seq 1 3000 > data/numbers; ln data/numbers data/same; ln -s numbers data/link; chmod 1777 data")
-	reg.push("other:1", "--dest-compress-format zstd", "--config.cmd sh", busyboxLayer, leaningLayer, "echo different > different")
 	e := newEnv(t)
+	script := ""
+	for name, layer := range map[string]string{"base": busyboxLayer, "lean": leaningLayer, "new": "echo different > different; seq 1 3000 > more",
+		"data": "mkdir -p data; seq 1 3000 > data/numbers; ln data/numbers data/same; ln -s numbers data/link; chmod 1777 data"} {
+		script += "mkdir " + name + "; (cd " + name + "; " + layer + "\n); tar -C " + name + " -cf " + name + ".tar .\n"
+	}
+	for name, layers := range map[string]string{"app": "base lean data", "other": "base lean new"} {
+		script += "umoci init --layout " + name + "; umoci new --image " + name + ":1; for l in " + layers + "; do umoci raw add-layer --image " + name + ":1 $l.tar; done\n" +
+			"umoci config --image " + name + ":1 --config.cmd sh\nskopeo copy -q --dest-tls-verify=false $" + name + "_flags oci:" + name + ":1 docker://" + reg.addr + "/" + name + ":1\n"
+	}
+	sh(t, e.dir, "app_flags=; other_flags='--dest-compress-format zstd'; mkdir images; cd images\n"+script+"rm -rf ../images")
 	app := reg.addr + "/app:1"
 	e.ok("pull", "-q", app)
 	e.ok("pull", "-q", reg.addr+"/other:1")
@@ -49,16 +57,16 @@ func TestCheck(t *testing.T) {
 	tree := strings.TrimSpace(sh(t, e.root, "dirname $(dirname $(dirname $(ls -d snapshots/trees/*/fs/data/numbers))) | xargs basename"))
 	blob := strings.TrimSpace(sh(t, e.root, `cd images/blobs/sha256; ls -S | head -n 1`))
 	for _, row := range []struct{ name, damage, level, want string }{
-		{"a file of the same size and time", `cd snapshots/trees/` + tree + `/fs/data; cp -p numbers x; printf 9 | dd of=numbers bs=1 seek=5 conv=notrunc status=none; touch -r x numbers; mv x ../../../../../x; touch -d @0 .`,
-			"--full", "layer " + top + " (tree " + tree + "): /data/numbers: its content is damaged (images " + app + ", localhost/here:tagged; container stopped)"},
+		{"a file of the same size and time", `cd snapshots/trees/` + tree + `/fs/data; touch -r . ../../x; printf 9 | dd of=numbers bs=1 seek=5 conv=notrunc status=none; touch -r ../../x numbers`,
+			"--full", "layer " + top + " (tree " + tree + "): /data/same: its content is damaged (images " + app + ", localhost/here:tagged; container stopped)"},
 		{"a mode", "chmod 755 snapshots/trees/" + tree + "/fs/data", "", "layer " + top + " (tree " + tree + "): /data: mode 0755, was 1777 (images " + app + ", localhost/here:tagged; container stopped)"},
 		{"a tree", "rm -r snapshots/trees/" + tree + "/fs", "--quick", "layer " + top + " (tree " + tree + "): /: the tree is not there (images "},
 		{"an index", "printf x | dd of=snapshots/trees/" + tree + "/index bs=1 seek=90 conv=notrunc status=none", "--quick", "snapshots/trees/" + tree + "/index of layer " + top + ": is damaged (images "},
 		{"a blob's bit", "printf x | dd of=images/blobs/sha256/" + blob + " bs=1 seek=90 conv=notrunc status=none", "", "images/blobs/sha256/" + blob + " of layer " + layers.RootFS.Layers[0] + ": is damaged: its digest is sha256:"},
 		{"a blob's end", "truncate -s -1 images/blobs/sha256/" + blob, "--quick", "images/blobs/sha256/" + blob + " of layer " + layers.RootFS.Layers[0] + ": has "},
-		{"a blob", "rm images/blobs/sha256/" + blob, "--quick", "images/blobs/sha256/" + blob + " of layer " + layers.RootFS.Layers[0] + ": is missing (image"},
+		{"a blob", "rm images/blobs/sha256/" + blob, "--quick", "images/blobs/sha256/" + blob + " of layer " + layers.RootFS.Layers[0] + ": is missing (images " + app + ", " + reg.addr + "/other:1, localhost/here:tagged)"},
 		{"a record", "sed -i s/sh/sx/ images/names/localhost%here:tagged.json", "--quick", "images/names/localhost%here:tagged.json: does not say what the rows say (image localhost/here:tagged)"},
-		{"the images' rows", "truncate -s 100 images/meta.db", "--quick", "images/meta.db: neither of its first two pages is whole (images " + app},
+		{"the images' rows", "truncate -s 100 images/meta.db", "--quick", "images/meta.db: page 1, which says where everything is, is damaged (images " + app},
 		{"the snapshots' rows", "rm snapshots/meta.db", "--quick", "snapshots/meta.db: is not there (images " + app},
 		{"a link to a container", "rm containers/names/stopped", "--quick", "containers/names/stopped: does not lead to its container (container stopped)"},
 		{"a container's snapshot", "rm snapshots/active/*/record.json", "--quick", ": its snapshot is not there (container stopped)"},
