@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layerctl/layerctl/image/direct"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
@@ -117,7 +118,10 @@ type Ingest struct {
 	dir    string
 	lock   *os.File
 	data   *os.File
-	taken  bool // data is here already
+	taken  bool         // data is here already
+	out    *direct.File // of data, once more than a buffer was written
+	buf    []byte       // the last bytes, not yet written
+	done   int64        // how many were
 	sum    hash.Hash
 	n      int64
 }
@@ -208,11 +212,48 @@ func (in *Ingest) Write(p []byte) (int, error) {
 	if in.taken {
 		return len(p), nil
 	}
-	n, err := in.data.Write(p)
-	if err != nil {
-		err = fmt.Errorf("write blob %s: %w", in.digest, err)
+	for rest := p; len(rest) > 0; {
+		if in.buf == nil {
+			in.buf = direct.Buffer()[:0]
+		}
+		n := copy(in.buf[len(in.buf):cap(in.buf)], rest)
+		in.buf = in.buf[:len(in.buf)+n]
+		rest = rest[n:]
+		if len(in.buf) == cap(in.buf) {
+			if err := in.flush(); err != nil {
+				return 0, err
+			}
+		}
 	}
-	return n, err
+	return len(p), nil
+}
+
+// flush writes what is in the buffer. A blob that never filled it goes through the page cache like any small file.
+func (in *Ingest) flush() (err error) {
+	switch {
+	case len(in.buf) == 0:
+	case in.done == 0 && len(in.buf) < cap(in.buf):
+		_, err = in.data.Write(in.buf)
+	default:
+		if in.out == nil {
+			in.out = direct.New(int(in.data.Fd()))
+		}
+		err = in.out.WriteAt(in.buf, in.done)
+	}
+	in.done += int64(len(in.buf))
+	in.buf = in.buf[:0]
+	if err != nil {
+		return fmt.Errorf("write blob %s: %w", in.digest, err)
+	}
+	return nil
+}
+
+// free gives the buffer back.
+func (in *Ingest) free() {
+	if in.buf != nil {
+		direct.Release(in.buf)
+		in.buf = nil
+	}
 }
 
 // Commit verifies size and digest, and puts the blob under its name. The lease holds it from then on.
@@ -222,6 +263,10 @@ func (in *Ingest) Commit(l *snapshot.Lease) error {
 			return err
 		}
 	}
+	if err := in.flush(); err != nil {
+		return err
+	}
+	in.free()
 	if in.size >= 0 && in.n != in.size {
 		return fmt.Errorf("blob %s has %d bytes, its manifest says %d: %w", in.digest, in.n, in.size, ErrCorrupt)
 	}
@@ -245,6 +290,7 @@ func (in *Ingest) Commit(l *snapshot.Lease) error {
 
 // Close lets the blob go; what was not committed is thrown away.
 func (in *Ingest) Close() error {
+	in.free()
 	if in.data != nil {
 		in.data.Close()
 	}

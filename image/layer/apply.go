@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"math"
 	"os"
@@ -18,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layerctl/layerctl/image/direct"
 	"github.com/layerctl/layerctl/image/layer/inflate"
 )
 
@@ -49,7 +49,7 @@ const (
 	whOpaque   = ".wh..wh..opq"
 	whMeta     = ".wh..wh."
 	smallFile  = 256 << 10
-	pieceSize  = 256 << 10
+	maxPieces  = 1 // with the one that is read and the one that is written, 3 MiB
 	maxPending = 64
 )
 
@@ -70,19 +70,26 @@ func Apply(ctx context.Context, r io.Reader, dir *os.File, opt Options) (Result,
 
 	// Each stage is read ahead of by the next: what r does (download, verify, keep), inflating, hashing, and reading the tar. The
 	// files are written by a goroutine of their own behind them.
-	input := newOverlap(contextReader{ctx, r})
+	input := newOverlap(reading(contextReader{ctx, r}))
 	plain, _, err := Decompress(input)
 	if err != nil {
 		input.stop()
 		return Result{}, err
 	}
-	inflated := newOverlap(plain)
-	sum := &summing{r: inflated, h: sha256.New(), limit: opt.Limits.Size}
-	hashed := newOverlap(sum)
+	fill := reading(plain)
+	if z, ok := plain.(*inflate.Reader); ok {
+		fill = inflating(z)
+	}
+	inflated := newOverlap(fill)
+	sum := &summing{h: sha256.New(), limit: opt.Limits.Size}
+	hashed := inflated.through(sum.add)
+	whole := false
 	defer func() {
 		input.stop()
+		if whole {
+			input.wait()
+		}
 		inflated.stop()
-		hashed.stop()
 		inflated.wait()
 		hashed.wait()
 		plain.Close()
@@ -99,6 +106,10 @@ func Apply(ctx context.Context, r io.Reader, dir *os.File, opt Options) (Result,
 	err = readTar(ctx, hashed, ops, opt)
 	if err == nil {
 		_, err = io.Copy(io.Discard, hashed) // what follows the archive's end belongs to the layer's digest
+	}
+	if err == nil {
+		_, err = io.Copy(io.Discard, input) // and what follows the compressed stream's, to the blob's
+		whole = err == nil
 	}
 	close(ops)
 	if werr := <-written; werr != nil {
@@ -149,37 +160,21 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// summing hashes and counts what passes.
-type summing struct {
-	r     io.Reader
-	h     hash.Hash
-	n     int64
-	limit int64
-}
-
-func (s *summing) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	s.h.Write(p[:n])
-	s.n += int64(n)
-	if s.n > s.limit {
-		return 0, fmt.Errorf("more than %d bytes unpacked: %w", s.limit, ErrLimit)
-	}
-	return n, err
-}
-
 // op is one thing for the writer to do, in the order of the tar.
 type op struct {
 	entry  Entry
 	target string      // of a hard link
 	data   []byte      // a small file's content
-	pieces chan []byte // a large file's; a closed channel is its end
+	arena  *arena      // where it lies
+	pieces chan []byte // a large file's, in buffers of package direct; a closed channel is its end
 }
 
 // readTar turns the tar into ops. Contents are hashed here, so that hashing and writing overlap.
 func readTar(ctx context.Context, r io.Reader, ops chan<- op, opt Options) error {
 	tr := tar.NewReader(r)
 	entries := int64(0)
-	var arena []byte
+	small := newArenas()
+	defer small.close()
 	for {
 		hdr, err := tr.Next()
 		if err == io.EOF {
@@ -207,30 +202,30 @@ func readTar(ctx context.Context, r io.Reader, ops chan<- op, opt Options) error
 			}
 			continue
 		}
-		sum := sha256.New()
 		if hdr.Size <= smallFile {
-			if int64(len(arena)) < hdr.Size {
-				arena = make([]byte, 1<<20)
+			if o.data, o.arena, err = small.take(ctx, hdr.Size); err != nil {
+				return err
 			}
-			o.data, arena = arena[:hdr.Size:hdr.Size], arena[hdr.Size:]
 			if _, err := io.ReadFull(tr, o.data); err != nil {
 				return fmt.Errorf("%s: content ends early: %w", o.entry.Path, err)
 			}
-			sum.Write(o.data)
-			copy(o.entry.Content[:], sum.Sum(nil))
+			sum := sha256.Sum256(o.data)
+			copy(o.entry.Content[:], sum[:])
 			if err := send(ctx, ops, o); err != nil {
 				return err
 			}
 			continue
 		}
-		o.pieces = make(chan []byte, 4)
+		sum := sha256.New()
+		o.pieces = make(chan []byte, maxPieces)
 		if err := send(ctx, ops, o); err != nil {
 			return err
 		}
 		err = func() error {
 			defer close(o.pieces)
 			for left := hdr.Size; left > 0; {
-				piece := make([]byte, min(left, pieceSize))
+				piece := direct.Buffer()
+				piece = piece[:min(left, int64(len(piece)))]
 				if _, err := io.ReadFull(tr, piece); err != nil {
 					return fmt.Errorf("%s: content ends early: %w", o.entry.Path, err)
 				}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/image/direct"
 )
 
 // writeFile makes a regular file with all its attributes while it is open. Blocks of zeroes become holes in all but small files.
@@ -43,43 +45,61 @@ func (w *writer) writeFile(parent int, base string, e *Entry, o op) error {
 	return utimens(fd, "", e.ModTime)
 }
 
-const holeSize = 4096
+const (
+	holeSize = 4096
 
-var zeroes [holeSize]byte
+	// Files from here on are written past the page cache: half of the bytes of a Debian image, and few of its files. What a container
+	// begins with, its libraries and most programs, is smaller, and stays in memory.
+	directSize = 4 << 20
+	directHole = 64 << 10 // there each write waits for the disk, so small holes do not pay
+)
+
+var zeroes [directHole]byte
 
 // writeContent writes data at an offset. It skips aligned blocks of zeroes in data of 64 KiB and more.
 func writeContent(fd int, at int64, data []byte) error {
 	if len(data) < 64<<10 {
 		return pwriteAll(fd, at, data)
 	}
+	return writeSparse(fd, at, data, holeSize, pwriteAll)
+}
+
+// writeSparse writes data at an offset, but for aligned blocks of zeroes of a size.
+func writeSparse(fd int, at int64, data []byte, size int, write func(int, int64, []byte) error) error {
 	start := 0
 	hole := false
-	for i := 0; i < len(data); i += holeSize {
-		block := data[i:min(i+holeSize, len(data))]
-		zero := len(block) == holeSize && bytes.Equal(block, zeroes[:])
+	for i := 0; i < len(data); i += size {
+		block := data[i:min(i+size, len(data))]
+		zero := len(block) == size && bytes.Equal(block, zeroes[:size])
 		if zero == hole {
 			continue
 		}
 		if zero {
-			if err := pwriteAll(fd, at+int64(start), data[start:i]); err != nil {
+			if err := write(fd, at+int64(start), data[start:i]); err != nil {
 				return err
 			}
 		}
 		start, hole = i, zero
 	}
 	if !hole {
-		return pwriteAll(fd, at+int64(start), data[start:])
+		return write(fd, at+int64(start), data[start:])
 	}
 	return unix.Ftruncate(fd, at+int64(len(data)))
 }
 
 func writePieces(fd int, pieces <-chan []byte, size int64) error {
+	write, hole := pwriteAll, holeSize
+	if size >= directSize {
+		f := direct.New(fd)
+		write, hole = func(_ int, at int64, p []byte) error { return f.WriteAt(p, at) }, directHole
+	}
 	at := int64(0)
 	for p := range pieces {
-		if err := writeContent(fd, at, p); err != nil {
+		if err := writeSparse(fd, at, p, hole, write); err != nil {
 			return err
 		}
 		at += int64(len(p))
+		direct.Release(p)
 	}
 	if at != size {
 		return io.ErrUnexpectedEOF

@@ -81,6 +81,7 @@ func (w *writer) run(ops <-chan op, cancel context.CancelFunc) error {
 			for range o.pieces { // a failed write leaves some
 			}
 		}
+		o.arena.release()
 	}
 	return w.failed
 }
