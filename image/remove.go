@@ -65,55 +65,60 @@ func (s *Store) removeNames(ctx context.Context, img Image, names []string) ([]D
 	var done []Deleted
 	var free blobs
 	defer free.close()
-	last := len(names) == len(img.Names)
-	err := s.update(func(tx *bbolt.Tx, c *naming) error {
-		now, err := namesOf(tx, img.ID)
-		if err != nil {
-			return err
-		}
-		var row imageRow
-		if ok, err := getJSON(tx, bucketImages, img.ID, &row); err != nil {
-			return err
-		} else if !ok || !slices.Equal(now, img.Names) {
-			return errChanged
-		}
-		for _, name := range names {
-			if err := c.dropName(tx, name); err != nil {
-				return err
-			}
-			done = append(done, Deleted{"Untagged", name})
-		}
-		if !last {
-			return nil
-		}
-		for _, what := range row.uses() {
-			if err := tx.Bucket(bucketUses).Delete(useKey(what, img.ID)); err != nil {
-				return err
-			}
-			if strings.HasPrefix(what, "sha256:") && !used(tx, what) {
-				free.lock(s.content.Path(what))
-			}
-		}
-		return tx.Bucket(bucketImages).Delete([]byte(img.ID))
+	err := s.update(func(tx *bbolt.Tx, c *naming) (err error) {
+		done, err = s.drop(tx, c, &free, img.ID, img.Names, names)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if !last {
+	if len(names) < len(img.Names) {
 		return done, nil
 	}
 	// The image is gone. What follows frees what it took; a crash here leaves garbage that no name reaches.
 	failpoint.Hit("rmi/rows")
-	done = append(done, Deleted{"Deleted", img.ID})
-	err = free.discard(s.snaps)
+	err = free.trash(s.snaps)
 	removed, rerr := s.freeChain(ctx, img.Chain)
 	for _, name := range removed {
 		done = append(done, Deleted{"Deleted", name})
 	}
-	if err = errors.Join(err, rerr); err != nil {
+	if err = errors.Join(err, rerr, s.snaps.Tidy()); err != nil {
 		err = fmt.Errorf("free what it took: %w", err)
 	}
 	return done, err
+}
+
+// drop takes the rows of names away, and the image's where these are all that it has, and locks the blobs that nobody needs then.
+func (s *Store) drop(tx *bbolt.Tx, c *naming, free *blobs, id string, has, names []string) ([]Deleted, error) {
+	now, err := namesOf(tx, id)
+	if err != nil {
+		return nil, err
+	}
+	var row imageRow
+	if ok, err := getJSON(tx, bucketImages, id, &row); err != nil {
+		return nil, err
+	} else if !ok || !slices.Equal(now, has) {
+		return nil, errChanged
+	}
+	var done []Deleted
+	for _, name := range names {
+		if err := c.dropName(tx, name); err != nil {
+			return nil, err
+		}
+		done = append(done, Deleted{"Untagged", name})
+	}
+	if len(names) < len(has) {
+		return done, nil
+	}
+	for _, what := range row.uses() {
+		if err := tx.Bucket(bucketUses).Delete(useKey(what, id)); err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(what, "sha256:") && !used(tx, what) {
+			free.lock(s.content.Path(what))
+		}
+	}
+	return append(done, Deleted{"Deleted", id}), tx.Bucket(bucketImages).Delete([]byte(id))
 }
 
 // freeChain removes the snapshots of a chain, from the top, that no image needs. Nobody names a chain meanwhile: the rows are locked,
@@ -137,9 +142,9 @@ func (b *blobs) lock(path string) {
 	}
 }
 
-func (b *blobs) discard(snaps *snapshot.Store) (err error) {
+func (b *blobs) trash(snaps *snapshot.Store) (err error) {
 	for _, f := range *b {
-		err = errors.Join(err, snaps.Discard(f.Name()))
+		err = errors.Join(err, snaps.Trash(f.Name()))
 		failpoint.Hit("rmi/blob")
 	}
 	return err

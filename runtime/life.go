@@ -170,8 +170,7 @@ func (s *Store) sweep(ctx context.Context, id string) {
 		return
 	}
 	defer lock.Close()
-	if !s.recorded(id) {
-		cgroup.Of(id).Remove()
+	if !s.recorded(id) && endProcesses(id) == nil {
 		s.remove(ctx, Config{ID: id})
 	}
 }

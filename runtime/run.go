@@ -267,7 +267,7 @@ func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Con
 	if err != nil {
 		return 0, err
 	}
-	snaps.DeleteDetached()
+	snaps.DeleteDetached(true)
 	s, err := Open(root, runRoot, snaps)
 	if err != nil {
 		return 0, err

@@ -116,6 +116,8 @@ type State struct {
 type Container struct {
 	Config
 	State State
+
+	starting bool // created, and its monitor is at it
 }
 
 // Store is the containers of one layerctl store.
@@ -311,9 +313,9 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 	var r running
 	readJSON(s.runPath(id, "state.json"), &r) // not there, or half written: it has not begun, as far as anybody knows
 	if monitored {
-		c.State = State{Status: StatusCreated}
+		c.State, c.starting = State{Status: StatusCreated}, true
 		if r.Pid != 0 {
-			c.State = State{Status: StatusRunning, Pid: r.Pid, StartedAt: r.StartedAt}
+			c.State, c.starting = State{Status: StatusRunning, Pid: r.Pid, StartedAt: r.StartedAt}, false
 		}
 		return c, nil
 	}

@@ -351,7 +351,7 @@ func (s *Store) Remove(ctx context.Context, key string) error {
 	if _, err := s.removeCommitted(key, false, func(string) bool { return false }); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}
-	return nil
+	return s.Tidy()
 }
 
 // dropActive takes an active snapshot away: by rename, so that no half-deleted one can be found under its key.

@@ -93,6 +93,9 @@ func TestSharedTree(t *testing.T) {
 	if _, err := s.RemoveChain(ctx, "two", never); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Tidy(); err != nil {
+		t.Fatal(err)
+	}
 	for _, dir := range []string{"trees", "chains", "children", "trash"} {
 		if names, _ := dirNames(s.path(dir)); len(names) != 0 {
 			t.Errorf("%s holds %q", dir, names)

@@ -16,8 +16,9 @@ import (
 )
 
 // RemoveChain removes the committed snapshot name and then, from the top down, every parent that keep does not want, on which nothing
-// else stands and which no lease holds, and deletes the trees that no row names any more. It returns what it removed, in that order;
-// what has to stay ends it without an error. Whoever calls it keeps what keep says from changing meanwhile.
+// else stands and which no lease holds, and moves the trees that no row names any more into the trash. It returns what it removed, in
+// that order; what has to stay ends it without an error. Whoever calls it keeps what keep says from changing meanwhile, and calls Tidy
+// afterwards.
 func (s *Store) RemoveChain(_ context.Context, name string, keep func(name string) bool) (removed []string, err error) {
 	removed, err = s.removeCommitted(name, true, keep)
 	if errors.Is(err, ErrNotFound) {
@@ -127,6 +128,11 @@ func (r *removal) takeTree(tx *bbolt.Tx, id string, key []byte) error {
 	if d != nil {
 		r.trees = append(r.trees, d)
 	}
+	if b := tx.Bucket(bucketDisk); b != nil {
+		if err := b.Delete([]byte(id)); err != nil {
+			return err
+		}
+	}
 	if key == nil {
 		return nil
 	}
@@ -147,7 +153,7 @@ func (r *removal) undo() {
 	}
 }
 
-// finish deletes what the rows do not name any more.
+// finish takes away what the rows do not name any more. What takes long to delete is in the trash then.
 func (r *removal) finish() error {
 	var err error
 	for _, name := range r.names {
@@ -158,7 +164,7 @@ func (r *removal) finish() error {
 		failpoint.Hit("chain/unpublished")
 	}
 	for _, d := range r.trees {
-		err = errors.Join(err, r.s.Discard(d.Name()))
+		err = errors.Join(err, r.s.Trash(d.Name()))
 	}
 	return err
 }

@@ -15,6 +15,9 @@ import (
 // Sweep deletes what nothing names: trees that no committed snapshot uses and no lease holds, stagings and half-made snapshots whose
 // makers are gone, files that no row bears out, and what is in the trash.
 func (s *Store) Sweep(ctx context.Context) error {
+	if err := s.unmountDead(); err != nil {
+		return err
+	}
 	if err := s.sweepStagings(); err != nil {
 		return fmt.Errorf("sweep stagings: %w", err)
 	}
@@ -77,14 +80,14 @@ func (s *Store) sweepStagings() error {
 	}
 	for _, name := range names {
 		if d := LockIdle(s.path("staging", name)); d != nil {
-			err = errors.Join(err, s.Discard(d.Name()))
+			err = errors.Join(err, s.Trash(d.Name()))
 			d.Close()
 		}
 	}
 	actives, lerr := dirNames(s.path("active"))
 	err = errors.Join(err, lerr)
 	for _, name := range actives {
-		err = errors.Join(err, s.sweepActive(name), sweepTemporary(s.path("active", name)))
+		err = errors.Join(err, s.sweepActive(name), SweepTemporary(s.path("active", name)))
 	}
 	return err
 }
@@ -114,6 +117,6 @@ func (s *Store) sweepPublished() error {
 				err = errors.Join(err, os.Remove(s.path("chains", name)))
 			}
 		}
-		return errors.Join(err, sweepTemporary(s.path("chains")))
+		return errors.Join(err, SweepTemporary(s.path("chains")))
 	})
 }

@@ -25,8 +25,8 @@ const (
 	reapBytes   = 32 << 20
 )
 
-// DeleteDetached leaves what takes long to delete to a process of its own.
-func (s *Store) DeleteDetached() { s.detached = true }
+// DeleteDetached leaves what takes long to delete to a process of its own, or does not do that any more.
+func (s *Store) DeleteDetached(yes bool) { s.detached = yes }
 
 // Discard deletes a file or directory of the store, whatever is in it: it is moved into the trash, so that it is gone when Discard
 // returns, and its bytes are freed then or a little later. What is not there is no error.
@@ -44,6 +44,36 @@ func (s *Store) Discard(path string) error {
 	return s.empty(trash)
 }
 
+// Trash is the half of Discard that does not take long. Tidy is the other one.
+func (s *Store) Trash(path string) error {
+	_, err := s.moveToTrash(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if errors.Is(err, unix.EXDEV) {
+		return s.empty(path)
+	}
+	if err != nil {
+		return fmt.Errorf("delete %s: %w", path, err)
+	}
+	return nil
+}
+
+// Tidy deletes what is in the trash, or sees to it that somebody does.
+func (s *Store) Tidy() error {
+	names, err := dirNames(s.path("trash"))
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	if s.detached && Held(s.path("trash")) {
+		return nil // the reaper is at it
+	}
+	for i, name := range names {
+		names[i] = s.path("trash", name)
+	}
+	return s.empty(names...)
+}
+
 func (s *Store) moveToTrash(path string) (string, error) {
 	trash := s.path("trash", filepath.Base(path)+"-"+newID()[:16])
 	err := os.Rename(path, trash)
@@ -51,19 +81,23 @@ func (s *Store) moveToTrash(path string) (string, error) {
 	return trash, err
 }
 
-// empty deletes what was moved to path in the trash, or sees to it that somebody does.
-func (s *Store) empty(path string) error {
+// empty deletes what was moved to these paths in the trash, or sees to it that somebody does.
+func (s *Store) empty(paths ...string) error {
 	d := deleter{trash: s.path("trash"), entries: math.MaxInt, bytes: math.MaxInt64}
 	if s.detached {
 		d.entries, d.bytes = reapEntries, reapBytes
 	}
-	err := d.delete(path)
-	if errors.Is(err, errEnough) && s.startReaper() != nil {
-		d.entries, d.bytes = math.MaxInt, math.MaxInt64 // nobody else will
-		err = d.delete(path)
-	}
-	if errors.Is(err, errEnough) {
-		return nil
+	var err error
+	for _, path := range paths {
+		derr := d.delete(path)
+		if errors.Is(derr, errEnough) {
+			if s.startReaper() == nil {
+				break
+			}
+			d.entries, d.bytes = math.MaxInt, math.MaxInt64 // nobody else will
+			derr = d.delete(path)
+		}
+		err = errors.Join(err, derr)
 	}
 	return err
 }
@@ -249,8 +283,8 @@ func ReaperMain(args []string) int {
 	}
 }
 
-// sweepTemporary deletes what WriteFile left in a directory when it was killed. Whoever is writing holds his file.
-func sweepTemporary(dir string) error {
+// SweepTemporary deletes what WriteFile left in a directory when it was killed. Whoever is writing holds his file.
+func SweepTemporary(dir string) error {
 	names, err := dirNames(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

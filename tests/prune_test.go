@@ -142,3 +142,202 @@ func TestReaper(t *testing.T) {
 	}
 	e.waitForReaper()
 }
+
+// tree lists the store's files, but for what the databases and locks are.
+func (e *env) files() string {
+	return sh(e.t, e.root, `find . \( -path './snapshots/trees/*/fs/*' -o -name 'meta.db*' \) -prune -o -printf '%y %p\n' | sort`)
+}
+
+func TestPrune(t *testing.T) {
+	e := withBusybox(t)
+	e.busybox("other")
+	sh(t, e.dir, "echo another > other/etc/one")
+	e.ok("import", "--change", "LABEL keep=yes", "./other", "labelled")
+	e.ok("run", "--name", "stopped", "busybox", "sh", "-c", "head -c 100000 /dev/zero > /written")
+	e.ok("run", "--name", "kept", "labelled", "true")
+	e.ok("import", "--change", "CMD one", "./busybox", "moved")
+	e.ok("import", "--change", "CMD two", "./busybox", "moved") // the first one has no name any more
+	if n := len(strings.Fields(e.ok("images", "-q"))); n != 4 {
+		t.Fatalf("%d images:\n%s", n, e.ok("images"))
+	}
+
+	// Without an answer nothing happens.
+	for _, answer := range []string{"", "n\n", "\n", "yes\n"} {
+		for _, command := range []string{"prune", "prune -a", "image prune", "container prune"} {
+			cmd := e.command(strings.Fields(command)...)
+			cmd.Stdin = strings.NewReader(answer)
+			r := e.finish(cmd)
+			if r.code != 0 || !strings.HasPrefix(r.stdout, "WARNING! This will remove") || !strings.Contains(r.stdout, "Are you sure you want to continue? [y/N] ") ||
+				strings.Contains(r.stdout, "Total") {
+				t.Errorf("%s, answered %q: %+v", command, answer, r)
+			}
+		}
+	}
+	if n := len(strings.Fields(e.ok("ps", "-aq"))); n != 2 {
+		t.Errorf("%d containers are left", n)
+	}
+
+	// Filters.
+	out := e.ok("container", "prune", "-f", "--filter", "label=keep")
+	if !strings.HasPrefix(out, "Deleted Containers:\n") || e.ok("ps", "-a", "--format", "{{.Names}}") != "stopped\n" {
+		t.Errorf("by label:\n%s", out)
+	}
+	if out := e.ok("container", "prune", "-f", "--filter", "until=1h"); out != "Total reclaimed space: 0B\n" {
+		t.Errorf("younger than an hour:\n%s", out)
+	}
+	if out := e.ok("image", "prune", "-a", "-f", "--filter", "until=1h"); out != "Total reclaimed space: 0B\n" {
+		t.Errorf("younger than an hour:\n%s", out)
+	}
+	e.fails(2, []string{"--filter", "until"}, "prune", "-f", "--filter", "until=soon")
+
+	// Only what lost its name goes without -a, and what a container was made from stays with it.
+	out = e.ok("image", "prune", "-f")
+	if !strings.HasPrefix(out, "Deleted Images:\ndeleted: sha256:") || strings.Contains(out, "untagged") || len(strings.Fields(e.ok("images", "-q"))) != 3 {
+		t.Errorf("image prune:\n%s%s", out, e.ok("images"))
+	}
+	e.ok("image", "prune", "-a", "-f", "--filter", "label!=keep")
+	if got := e.ok("images", "--format", "{{.Repository}}"); !strings.Contains(got, "labelled") || !strings.Contains(got, "busybox") {
+		t.Errorf("image prune -a of what has no label left %q", got)
+	}
+	out = e.ok("image", "prune", "-af")
+	if !strings.Contains(out, "untagged: localhost/labelled:latest\n") {
+		t.Errorf("image prune -a:\n%s", out)
+	}
+	if got := e.ok("images", "--format", "{{.Repository}}"); !strings.Contains(got, "busybox") || strings.Contains(got, "labelled") {
+		t.Errorf("image prune -a left %q", got)
+	}
+	if e.ok("diff", "stopped") != "A /written\n" {
+		t.Error("the container's files are gone")
+	}
+	cmd := e.command("prune", "-a")
+	cmd.Stdin = strings.NewReader("y\n")
+	r := e.finish(cmd)
+	if r.code != 0 || !strings.Contains(r.stdout, "Deleted Containers:\n") || !strings.Contains(r.stdout, "Deleted Images:\nuntagged: localhost/busybox:latest\n") ||
+		!strings.Contains(r.stdout, "Total reclaimed space: ") || strings.Contains(r.stdout, "Leftovers") {
+		t.Errorf("prune -a: %+v", r)
+	}
+	if got := e.files(); strings.Contains(got, "blobs/sha256/") || strings.Contains(got, "trees/2") || strings.Contains(got, ".json\n") && strings.Count(got, ".json\n") != 1 {
+		t.Errorf("after prune -a there is\n%s", got)
+	}
+}
+
+// Nothing that is in flight is touched.
+func TestPruneInFlight(t *testing.T) {
+	reg := startRegistry(t, "")
+	e := withBusybox(t)
+	finish := stalledPull(t, e, reg)
+
+	imported := e.command("import", "-", "piped")
+	in, err := imported.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.start(imported)
+	tarball := sh(t, e.dir, "tar -C busybox -c .")
+	if _, err := io.WriteString(in, tarball[:len(tarball)/2]); err != nil {
+		t.Fatal(err)
+	}
+
+	running := e.command("run", "--rm", "-i", "busybox", "sh", "-c", "echo up; cat; cat /etc/one")
+	rin, err := running.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rout, err := running.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.start(running)
+	buf := make([]byte, 3)
+	if _, err := io.ReadFull(rout, buf); err != nil || string(buf) != "up\n" {
+		t.Fatalf("%q, %v", buf, err)
+	}
+	eventually(t, "the import has begun", func() bool { return len(list(filepath.Join(e.root, "snapshots/staging"))) >= 3 })
+
+	for range 3 {
+		if out := e.ok("prune", "-af"); out != "Total reclaimed space: 0B\n" {
+			t.Errorf("prune in the middle of it:\n%s", out)
+		}
+	}
+	if _, err := io.WriteString(in, tarball[len(tarball)/2:]); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	if err := imported.Wait(); err != nil {
+		t.Errorf("import: %v", err)
+	}
+	if out := e.ok("run", "--rm", "piped", "cat", "/etc/one"); out != "one\n" {
+		t.Errorf("what was imported says %q", out)
+	}
+	rin.Close()
+	rest, err := io.ReadAll(rout)
+	if err := running.Wait(); err != nil {
+		t.Errorf("run: %v", err)
+	}
+	if err != nil || string(rest) != "one\n" {
+		t.Errorf("what ran said %q, %v", rest, err)
+	}
+	if r := finish(); r.code != 0 {
+		t.Errorf("pull: %s", r.stderr)
+	}
+}
+
+// What a crash leaves, of every kind: prune removes it, and nothing else.
+func TestPruneLeftovers(t *testing.T) {
+	reg := startRegistry(t, "")
+	e := withBusybox(t)
+	reg.push("app", "", "--config.cmd /bin/sh", busyboxLayer, "head -c 3000000 /dev/urandom > big")
+	e.ok("pull", reg.addr+"/app")
+	e.ok("run", "--name", "stays", "busybox", "sh", "-c", "echo x > /x")
+	e.ok("prune", "-f", "--filter", "until=24h")
+	want := e.files()
+
+	// A pull that is killed in its middle.
+	reg.push("app2", "", "--config.cmd /bin/sh", busyboxLayer, "head -c 3000000 /dev/urandom > big")
+	g := startGate(t, reg)
+	pull := e.start(e.command("pull", g.addr+"/app2"))
+	g.wait(t)
+	pull.Process.Kill()
+	pull.Wait()
+	g.open()
+	// Containers that are killed with their monitors, one that removes itself and one that stays.
+	for _, how := range [][]string{{"run", "--rm", "busybox"}, {"run", "--name", "killed", "busybox"}} {
+		cmd := e.command(append(how, "sh", "-c", "echo up; sleep 1000")...)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.start(cmd)
+		if _, err := io.ReadFull(out, make([]byte, 3)); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	// The rest by hand.
+	hex := strings.Repeat("ab", 32)
+	id := strings.Repeat("cd", 32)
+	sh(t, e.root, `mkdir -p snapshots/trees/77/fs/etc snapshots/staging/dead/fs snapshots/active/half snapshots/trash/old/x/y images/ingest/`+hex+` containers/`+id+`
+ln -s ../`+strings.Repeat("ef", 32)+` containers/names/nobody
+echo junk | tee images/blobs/sha256/`+hex+` images/blobs/sha256/.`+hex+`-1 images/.index.json-2 images/names/gone.json snapshots/chains/.x snapshots/chains/feed.json .format-3 > images/ingest/`+hex+`/data; touch snapshots/active/half/record.json
+mkdir snapshots/children/feed snapshots/trash/mounted; touch snapshots/children/feed/nobody
+mount --bind snapshots/chains snapshots/trash/mounted`)
+	if got := e.files(); got == want {
+		t.Fatal("nothing was left behind")
+	}
+	out := e.ok("prune", "-f", "--filter", "until=24h")
+	if !strings.Contains(out, "Deleted Leftovers:\n") {
+		t.Errorf("prune:\n%s", out)
+	}
+	e.ok("rm", "killed")
+	if got := e.files(); got != want {
+		t.Errorf("prune left:\n%s\nwant\n%s", got, want)
+	}
+	if out := e.ok("prune", "-f", "--filter", "until=24h"); out != "Total reclaimed space: 0B\n" {
+		t.Errorf("a second prune found something:\n%s", out)
+	}
+	if got := e.ok("run", "--rm", reg.addr+"/app", "cat", "/etc/one"); got != "one\n" {
+		t.Errorf("the image that stays says %q", got)
+	}
+	e.ok("diff", "stays")
+}

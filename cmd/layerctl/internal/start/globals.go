@@ -77,7 +77,7 @@ func (g *Globals) Open() (*snapshot.Store, *runtime.Store, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("open store %s: %w", g.Root, err)
 	}
-	snaps.DeleteDetached()
+	snaps.DeleteDetached(true)
 	containers, err := runtime.Open(g.Root, g.RunRoot, snaps)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open store %s: %w", g.Root, err)
