@@ -80,7 +80,7 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 	}
 	var lease snapshot.Lease
 	defer lease.Close()
-	tree, err := s.importTree(ctx, &lease, src, o.Warn)
+	tree, tarSize, err := s.importTree(ctx, &lease, src, o.Warn)
 	if err != nil {
 		return Image{}, err
 	}
@@ -111,7 +111,7 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 		return Image{}, err
 	}
 	failpoint.Hit("import/adopted")
-	row := rowOf(&cfg, []Layer{{DiffID: tree.DiffID, Size: tree.Usage.Size, Chain: tree.DiffID}}, []string{id})
+	row := rowOf(&cfg, []Layer{{DiffID: tree.DiffID, TarSize: tarSize, Size: tree.Usage.Size, Chain: tree.DiffID}}, []string{id})
 	if err := s.name(ref.String(), nameRow{ID: id}, row); err != nil {
 		return Image{}, err
 	}
@@ -158,11 +158,11 @@ func importName(src ImportSource, given string) (reference.Ref, error) {
 	return ref, nil
 }
 
-// importTree puts the source into the store as a tree, which the lease holds.
-func (s *Store) importTree(ctx context.Context, l *snapshot.Lease, src ImportSource, warn func(string)) (snapshot.Tree, error) {
+// importTree puts the source into the store as a tree, which the lease holds, and says how long its canonical tar is.
+func (s *Store) importTree(ctx context.Context, l *snapshot.Lease, src ImportSource, warn func(string)) (snapshot.Tree, int64, error) {
 	st, err := s.snaps.NewStaging()
 	if err != nil {
-		return snapshot.Tree{}, err
+		return snapshot.Tree{}, 0, err
 	}
 	l.Keep(closer(st.Discard))
 	var res layer.Result
@@ -172,7 +172,7 @@ func (s *Store) importTree(ctx context.Context, l *snapshot.Lease, src ImportSou
 	default:
 		var f *os.File
 		if f, err = os.Open(src.Path); err != nil {
-			return snapshot.Tree{}, unwrapPath(err)
+			return snapshot.Tree{}, 0, unwrapPath(err)
 		}
 		defer f.Close()
 		info, serr := f.Stat()
@@ -188,24 +188,24 @@ func (s *Store) importTree(ctx context.Context, l *snapshot.Lease, src ImportSou
 		}
 	}
 	if err != nil {
-		return snapshot.Tree{}, err
+		return snapshot.Tree{}, 0, err
 	}
 	failpoint.Hit("import/applied")
 	n := &snapshot.NewTree{Staging: st, DiffID: res.DiffID, Usage: snapshot.Usage{Inodes: res.Inodes, Size: res.Size}}
 	trees, err := s.snaps.LookupTrees(ctx, res.DiffID)
 	if err != nil {
-		return snapshot.Tree{}, err
+		return snapshot.Tree{}, 0, err
 	}
 	for _, t := range trees {
 		if t.Settling != "" {
 			continue
 		}
 		if err := s.snaps.Hold(l, t); !errors.Is(err, snapshot.ErrNotFound) {
-			return t, err
+			return t, res.TarSize, err
 		}
 	}
 	err = s.snaps.PutTrees(ctx, l, []*snapshot.NewTree{n})
-	return n.Tree, err
+	return n.Tree, res.TarSize, err
 }
 
 // unwrapPath leaves the path out of an error that says it before already.
@@ -310,10 +310,10 @@ func (s *Store) importTar(ctx context.Context, r io.Reader, st *snapshot.Staging
 		return res, err
 	}
 	defer fs.Close()
-	sum := sha256.New()
-	if err := layer.Pack(ctx, fs, sum, layer.PackOptions{}); err != nil {
+	sum, n := sha256.New(), counter(0)
+	if err := layer.Pack(ctx, fs, io.MultiWriter(sum, &n), layer.PackOptions{}); err != nil {
 		return res, err
 	}
-	res.DiffID = "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	res.DiffID, res.TarSize = "sha256:"+hex.EncodeToString(sum.Sum(nil)), int64(n)
 	return res, nil
 }

@@ -416,8 +416,9 @@ func (p *puller) settle(ctx context.Context) ([]snapshot.ChainLayer, []Layer, er
 		tree := stacked[i].Tree
 		name := chainID(parent, tree.DiffID)
 		chain = append(chain, snapshot.ChainLayer{Name: name, Parent: parent, Tree: tree})
-		made := Layer{DiffID: tree.DiffID, Size: tree.Usage.Size, Chain: name}
-		if !byDiffID[tree.DiffID].local {
+		l := byDiffID[tree.DiffID]
+		made := Layer{DiffID: tree.DiffID, TarSize: l.result.TarSize, Size: tree.Usage.Size, Chain: name}
+		if !l.local {
 			made.Digest, made.MediaType, made.BlobSize = d.Digest.String(), string(d.MediaType), d.Size
 		}
 		layers = append(layers, made)

@@ -81,6 +81,7 @@ type Layer struct {
 	Digest    string // of the blob; "" for a layer that was made here
 	MediaType string
 	BlobSize  int64
+	TarSize   int64 // bytes of the uncompressed tar; 0 where nobody has counted them
 	Size      int64 // bytes of files
 	Chain     string
 }

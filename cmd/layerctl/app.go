@@ -108,7 +108,7 @@ shows what is inside the layers.`,
 		return nil
 	}
 	root.AddCommand(
-		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.loadCommand(), a.tagCommand(), a.rmiCommand(),
+		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.loadCommand(), a.saveCommand(), a.tagCommand(), a.rmiCommand(),
 		a.inspectCommand(), a.diffCommand(),
 		a.runCommand(), a.psCommand(), a.rmCommand(),
 		a.checkCommand(), a.infoCommand(), a.versionCommand(),

@@ -62,6 +62,46 @@ Prints a line an image: "Loaded image: NAME", or "Loaded image ID: ID" for one t
 	return cmd
 }
 
+func (a *app) saveCommand() *cobra.Command {
+	var output, format string
+	cmd := &cobra.Command{
+		Use:   "save [flags] IMAGE...",
+		Short: "Save images as an archive",
+		Long: `Save images as one archive, which docker load, podman load, skopeo and layerctl load read. Layers that images share are in it once.
+With an OCI format what came from a registry or an archive keeps its manifest and every digest; docker-archive holds the layers as plain
+tars. The same images always give the same bytes. Without -o the archive goes to stdout.`,
+		Example: `  layerctl save -o app.tar app:1
+  layerctl save --format oci-dir -o ./layout debian ubuntu
+  layerctl save app:1 | zstd | ssh host layerctl load`,
+		Args: minArgs(1, "at least one image"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			form, err := image.ParseFormat(format)
+			if err != nil {
+				return usagef("--format %s: want docker-archive, oci-archive or oci-dir", format)
+			}
+			to := image.SaveTarget{Path: output}
+			if output == "" || output == "-" {
+				switch {
+				case form == image.OCIDir:
+					return usagef("save: a directory is written with --format oci-dir: name it with -o")
+				case isTerminal(a.stdout):
+					return usagef("save: stdout is a terminal: name a file with -o, or pipe the archive somewhere")
+				}
+				to = image.SaveTarget{Writer: a.stdout}
+			}
+			images, _, _, err := a.stores()
+			if err != nil {
+				return err
+			}
+			return images.Save(cmd.Context(), args, form, to)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&output, "output", "o", "", "the file, or with oci-dir the directory, to write (default: stdout)")
+	f.StringVar(&format, "format", string(image.DockerArchive), "docker-archive, oci-archive or oci-dir")
+	return cmd
+}
+
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))

@@ -117,7 +117,8 @@ func (a *Archive) readFile(name string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-func blobName(digest string) string { return "blobs/sha256/" + strings.TrimPrefix(digest, "sha256:") }
+// BlobName is where an OCI layout has a blob.
+func BlobName(digest string) string { return "blobs/sha256/" + strings.TrimPrefix(digest, "sha256:") }
 
 // Manifest returns a manifest or an index by digest, verified.
 func (a *Archive) Manifest(digest string) (Manifest, error) {
@@ -127,7 +128,7 @@ func (a *Archive) Manifest(digest string) (Manifest, error) {
 	if !reference.ValidDigest(digest) {
 		return Manifest{}, fmt.Errorf("a manifest has the digest %.100q: %w", digest, ErrMalformed)
 	}
-	raw, err := a.readFile(blobName(digest), maxIndex)
+	raw, err := a.readFile(BlobName(digest), maxIndex)
 	if err != nil {
 		return Manifest{}, fmt.Errorf("manifest: %w", err)
 	}
@@ -169,7 +170,7 @@ func (a *Archive) Blob(digest string) (io.ReadCloser, error) {
 		if !reference.ValidDigest(digest) {
 			return nil, fmt.Errorf("a blob has the digest %.100q: %w", digest, ErrMalformed)
 		}
-		name = blobName(digest)
+		name = BlobName(digest)
 	}
 	r, _, err := a.files.open(name)
 	return r, err

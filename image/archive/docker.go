@@ -19,8 +19,8 @@ import (
 	"github.com/layerctl/layerctl/image/reference"
 )
 
-// dockerImage is an image in manifest.json.
-type dockerImage struct {
+// DockerImage is an image in manifest.json.
+type DockerImage struct {
 	Config   string
 	RepoTags []string
 	Layers   []string
@@ -28,7 +28,7 @@ type dockerImage struct {
 
 // readManifests reads Docker's manifest.json.
 func (a *Archive) readManifests(raw []byte) error {
-	var list []dockerImage
+	var list []DockerImage
 	if err := json.Unmarshal(raw, &list); err != nil {
 		return fmt.Errorf("manifest.json does not parse (%w): %w", err, ErrMalformed)
 	}
@@ -43,7 +43,7 @@ func (a *Archive) readManifests(raw []byte) error {
 	return nil
 }
 
-func (a *Archive) readDocker(img dockerImage) error {
+func (a *Archive) readDocker(img DockerImage) error {
 	name, err := cleaned(img.Config)
 	if err != nil {
 		return err
