@@ -257,7 +257,7 @@ func (sv *saver) tar(ctx context.Context, l savedLayer, w io.Writer) error {
 			return fmt.Errorf("blob %s is damaged: %w: %w", l.Digest, content.ErrCorrupt, err)
 		}
 		defer plain.Close()
-		if _, err := io.CopyBuffer(onlyWriter{w}, plain, make([]byte, 256<<10)); err != nil {
+		if _, err := io.CopyBuffer(onlyWriter{w}, unpacking{plain, l.Digest}, make([]byte, 256<<10)); err != nil {
 			return err
 		}
 	} else {
@@ -274,6 +274,21 @@ func (sv *saver) tar(ctx context.Context, l savedLayer, w io.Writer) error {
 		return fmt.Errorf("layer %s came out as %s, so it is damaged: %w", l.DiffID, got, content.ErrCorrupt)
 	}
 	return nil
+}
+
+// unpacking tells a blob that does not unpack from a disk that does not read.
+type unpacking struct {
+	r      io.Reader
+	digest string
+}
+
+func (u unpacking) Read(b []byte) (int, error) {
+	n, err := u.r.Read(b)
+	var disk *os.PathError
+	if err != nil && err != io.EOF && !errors.As(err, &disk) {
+		err = fmt.Errorf("blob %s is damaged: %w: %w", u.digest, content.ErrCorrupt, err)
+	}
+	return n, err
 }
 
 // writer ends with its context.

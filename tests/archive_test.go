@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -165,4 +166,208 @@ tar -C img -cf nested.tar .`)
 	if r := e.finish(cmd); r.code != 0 || r.stdout != "Loaded image: docker.io/library/multi:2\n" {
 		t.Errorf("from a file on stdin: %+v", r)
 	}
+}
+
+// saved is a store with an image that came with a manifest and compressed layers, one that came without, and one that was made here.
+func saved(t *testing.T) *env {
+	e := newEnv(t)
+	e.layout("--config.cmd cat --config.cmd /etc/one", busyboxLayer, upperLayer)
+	sh(t, e.dir, "skopeo copy -q oci:img:t oci-archive:oci.tar:registry.example/pulled:1; umoci config --image img:t --config.env A=2; skopeo copy -q oci:img:t docker-archive:docker.tar:registry.example/docker:1")
+	e.ok("load", "-q", "-i", "oci.tar")
+	e.ok("load", "-q", "-i", "docker.tar")
+	e.busybox("tree")
+	sh(t, filepath.Join(e.dir, "tree"), everything+"; rm odd/sparse")
+	e.ok("import", "--change", "CMD cat /etc/one", "tree", "made")
+	return e
+}
+
+// other is a second store.
+func (e *env) other(name string) *env {
+	return &env{t: e.t, dir: e.dir, root: filepath.Join(e.dir, name), runRoot: e.runRoot, cgroupsBefore: e.cgroupsBefore}
+}
+
+// What is saved is the same image for skopeo, podman, umoci and another store, with every digest that it had.
+func TestSaveForms(t *testing.T) {
+	e := saved(t)
+	podman := podmanEnv(t, e)
+	for _, name := range []string{"registry.example/pulled:1", "registry.example/docker:1", "localhost/made:latest"} {
+		id := e.id(name)
+		digest := strings.TrimSpace(e.ok("images", "--format", "{{.Digest}}", name))
+		if (digest != "") != strings.Contains(name, "pulled") {
+			t.Fatalf("%s has the digest %q", name, digest)
+		}
+		for _, format := range []string{"docker-archive", "oci-archive", "oci-dir"} {
+			t.Run(name+" "+format, func(t *testing.T) {
+				e := &env{t: t, dir: e.dir, root: e.root, runRoot: e.runRoot, cgroupsBefore: e.cgroupsBefore}
+				sh(t, e.dir, "rm -rf out again")
+				e.ok("save", "--format", format, "-o", "out", name)
+				if format == "oci-dir" {
+					e.ok("save", "--format", format, "-o", "again", name)
+					sh(t, e.dir, "diff -r out again; umoci stat --image out:"+name+"; umoci unpack --image out:"+name+" again/bundle")
+					if got := sh(t, e.dir, "cat again/bundle/rootfs/etc/one"); got != "uno\n" && got != "one\n" {
+						t.Errorf("umoci unpacks %q", got)
+					}
+				} else if r := e.script("$L save --format " + format + " " + name + " | cmp - out"); r.code != 0 {
+					t.Errorf("twice the same: %+v", r)
+				}
+				ref := strings.Replace(format, "oci-dir", "oci", 1) + ":out:" + name
+				if got := e.skopeoID(ref); got != id {
+					t.Errorf("skopeo reads the image ID %s, want %s", got, id)
+				}
+				sh(t, e.dir, "skopeo copy -q "+ref+" dir:copied; rm -r copied") // which reads and verifies every layer
+				written := ""
+				if format != "docker-archive" {
+					if written = e.skopeoDigest(ref); digest != "" && written != digest {
+						t.Errorf("the manifest has the digest %s, had %s", written, digest)
+					}
+				}
+				got := ""
+				if format == "oci-dir" { // which podman load names after the directory
+					got = sh(t, e.dir, podman+" pull -q "+ref)
+				} else {
+					sh(t, e.dir, podman+" load -q -i out")
+					got = sh(t, e.dir, podman+" image inspect --format '{{.Id}}' "+name)
+				}
+				if got = strings.TrimSpace(got); "sha256:"+got != id {
+					t.Errorf("podman loads the image ID %s, want %s", got, id)
+				}
+				sh(t, e.dir, podman+" rmi -f "+got)
+				other := e.other("other." + name + format)
+				defer other.tidy()
+				if got := other.ok("load", "-q", "-i", "out"); got != "Loaded image: "+name+"\n" {
+					t.Errorf("load prints %q", got)
+				}
+				if got := other.id(name); got != id {
+					t.Errorf("it comes back with the image ID %s, want %s", got, id)
+				}
+				if got := strings.TrimSpace(other.ok("images", "--format", "{{.Digest}}")); got != written {
+					t.Errorf("it comes back with the digest %q, want %q", got, written)
+				}
+				// And what comes back is saved as the same bytes.
+				other.ok("save", "--format", format, "-o", "back", name)
+				sh(t, e.dir, "diff -r out back; rm -r back")
+			})
+		}
+	}
+}
+
+// What podman and skopeo save of several images is loaded with their IDs and names, and the other way round.
+func TestSeveralImages(t *testing.T) {
+	e := saved(t)
+	podman := podmanEnv(t, e)
+	names := []string{"registry.example/pulled:1", "registry.example/docker:1", "localhost/made:latest"}
+	e.ok("tag", names[0], "registry.example/second:2")
+	all := append([]string{"registry.example/second:2"}, names...)
+	for _, format := range []string{"docker-archive", "oci-archive", "oci-dir"} {
+		e.ok(append([]string{"save", "--format", format, "-o", "all." + format}, all...)...)
+		other := e.other("store." + format)
+		lines := strings.Split(other.ok("load", "-q", "-i", "all."+format), "\n")
+		slices.Sort(lines)
+		if want := "\nLoaded image: localhost/made:latest\nLoaded image: registry.example/docker:1\nLoaded image: registry.example/pulled:1\nLoaded image: registry.example/second:2"; strings.Join(lines, "\n") != want {
+			t.Errorf("load of %s prints %q", format, lines)
+		}
+		for _, name := range all {
+			if got, want := other.id(name), e.id(name); got != want {
+				t.Errorf("%s: %s has the image ID %s, want %s", format, name, got, want)
+			}
+		}
+		other.tidy()
+		if format == "docker-archive" {
+			// What images share is in the archive once.
+			if twice := sh(t, e.dir, "tar -tf all."+format+" | sort | uniq -d"); twice != "" {
+				t.Errorf("members that are there twice: %s", twice)
+			}
+			sh(t, e.dir, podman+" load -q -i all."+format)
+			for _, name := range all {
+				if got := strings.TrimSpace(sh(t, e.dir, podman+" image inspect --format '{{.Id}}' "+name)); "sha256:"+got != e.id(name) {
+					t.Errorf("podman has %s as %s", name, got)
+				}
+			}
+		}
+	}
+	sh(t, e.dir, podman+" save -q -m -o podman.tar "+strings.Join(all, " ")+"; for f in docker-archive oci-archive oci-dir; do "+podman+" save -q --format $f -o podman.$f "+names[2]+"; done")
+	other := e.other("store.podman")
+	if r := other.script("cat podman.tar | $L load -q"); r.code != 0 || strings.Count(r.stdout, "Loaded image: ") != 4 {
+		t.Errorf("load of what podman saved: %+v", r)
+	}
+	for _, name := range all {
+		if got, want := other.id(name), e.id(name); got != want {
+			t.Errorf("from podman: %s has the image ID %s, want %s", name, got, want)
+		}
+	}
+	for _, format := range []string{"docker-archive", "oci-archive", "oci-dir"} {
+		other := e.other("store.podman." + format)
+		other.ok("load", "-q", "-i", "podman."+format)
+		// Which podman may have written a config of its own for.
+		want := e.skopeoID(strings.Replace(format, "oci-dir", "oci", 1) + ":podman." + format)
+		if got := strings.TrimSpace(other.ok("images", "-q", "--no-trunc")); got != want {
+			t.Errorf("from podman's %s: image ID %s, want %s", format, got, want)
+		}
+		other.tidy()
+	}
+	// By ID there are no names, in any direction.
+	e.ok("save", "-o", "bare.tar", e.id(names[0]), e.id(names[2]))
+	nameless := e.other("store.bare")
+	if got, want := nameless.ok("load", "-q", "-i", "bare.tar"), "Loaded image ID: "+e.id(names[0])+"\nLoaded image ID: "+e.id(names[2])+"\n"; got != want {
+		t.Errorf("load without names prints %q, want %q", got, want)
+	}
+	if got := nameless.ok("run", "--rm", e.id(names[2])); got != "one\n" {
+		t.Errorf("it prints %q", got)
+	}
+	for _, id := range strings.Fields(nameless.ok("images", "-q", "--no-trunc")) {
+		nameless.ok("rmi", id)
+	}
+	if left := list(filepath.Join(nameless.root, "images/blobs/sha256")); len(left) > 0 {
+		t.Errorf("blobs %q are left", left)
+	}
+}
+
+// A save that fails leaves nothing where it wrote, and damage in the store does not get into an archive.
+func TestSaveBad(t *testing.T) {
+	e := saved(t)
+	sh(t, e.dir, "mkdir full out filled; touch filled/x; echo before > kept.tar; mount -t tmpfs -o size=512k none full")
+	t.Cleanup(func() { sh(t, e.dir, "umount full") })
+	for name, row := range map[string]struct {
+		code  int
+		texts []string
+		args  []string
+	}{
+		"no image":          {1, []string{"no such image"}, []string{"-o", "out/a", "nothing"}},
+		"one of two":        {1, []string{"no such image"}, []string{"-o", "out/a", "made", "nothing"}},
+		"no images":         {2, []string{"at least one image"}, []string{"-o", "out/a"}},
+		"no format":         {2, []string{"want docker-archive"}, []string{"-o", "out/a", "--format", "zip", "made"}},
+		"no directory":      {1, []string{"no such file"}, []string{"-o", "out/none/a", "made"}},
+		"a directory":       {1, []string{"is a directory"}, []string{"-o", "out", "made"}},
+		"a full directory":  {1, []string{"not empty"}, []string{"-o", "filled", "--format", "oci-dir", "made"}},
+		"oci-dir to stdout": {2, []string{"-o"}, []string{"--format", "oci-dir", "made"}},
+		"no space":          {1, []string{"no space left"}, []string{"-o", "full/a", "made"}},
+		"no space for OCI":  {1, []string{"no space left"}, []string{"-o", "full/a", "--format", "oci-archive", "registry.example/pulled:1"}},
+		"no space in a dir": {1, []string{"no space left"}, []string{"-o", "full/a", "--format", "oci-dir", "registry.example/pulled:1"}},
+		"a full device":     {1, []string{"no space left"}, []string{"-o", "/dev/full", "made"}},
+	} {
+		sub := *e
+		t.Run(name, func(t *testing.T) {
+			sub.t = t
+			sub.fails(row.code, row.texts, append([]string{"save"}, row.args...)...)
+		})
+	}
+	if r := e.script("script -qec '$L save made' /dev/null < /dev/null | cat -v"); !strings.Contains(r.stdout, "stdout is a terminal") || len(r.stdout) > 500 {
+		t.Errorf("to a terminal: %.500q", r.stdout)
+	}
+	if left := sh(t, e.dir, "ls -A out full"); left != "full:\n\nout:\n" {
+		t.Errorf("left over: %s", left)
+	}
+	if out := e.ok("save", "-o", "kept.tar", "made"); out != "" || sh(t, e.dir, "tar -tf kept.tar | head -1") != "manifest.json\n" {
+		t.Error("an archive was not replaced")
+	}
+	sh(t, e.dir, `cp kept.tar before.tar
+for f in store/images/blobs/sha256/*; do [ $(stat -c %s $f) -lt 100000 ] || printf X | dd of=$f bs=1 seek=50000 conv=notrunc status=none; done
+for f in $(grep -lx one store/snapshots/trees/*/fs/etc/one); do touch -r $f stamp; printf two > $f; echo >> $f; touch -r stamp $f; done`)
+	for _, name := range []string{"registry.example/pulled:1", "registry.example/docker:1", "made"} {
+		for _, format := range []string{"docker-archive", "oci-archive"} {
+			e.fails(1, []string{"verification failed", "damaged"}, "save", "--format", format, "-o", "kept.tar", name)
+		}
+		e.fails(1, []string{"verification failed", "damaged"}, "save", "--format", "oci-dir", "-o", "dir", name)
+	}
+	sh(t, e.dir, "cmp kept.tar before.tar; ! ls -A | grep -e kept.tar- -e '^[.]dir' -e '^dir$'")
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path"
 	"time"
+
+	"github.com/layerctl/layerctl/image/content"
 )
 
 // Writer writes an archive's members, each name once.
@@ -54,7 +56,7 @@ func (w *Writer) File(name string, size int64, body func(io.Writer) error) (err 
 		return err
 	}
 	if n.left != 0 {
-		return fmt.Errorf("%s came out %d bytes shorter than the %d that were expected", name, n.left, size)
+		return fmt.Errorf("%s came out %d bytes shorter than it was, so it is damaged: %w", name, n.left, content.ErrCorrupt)
 	}
 	return nil
 }
@@ -67,7 +69,7 @@ type sized struct {
 
 func (s *sized) Write(b []byte) (int, error) {
 	if s.left -= int64(len(b)); s.left < 0 {
-		return 0, errors.New("it came out longer than was expected")
+		return 0, fmt.Errorf("it came out longer than it was, so it is damaged: %w", content.ErrCorrupt)
 	}
 	return s.w.Write(b)
 }
