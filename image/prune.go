@@ -43,6 +43,8 @@ type PruneOptions struct {
 	Match   func(created time.Time, labels map[string]string) bool // which of them; nil is all
 	Leaving func(key string) bool                                  // active snapshots that will be removed first; nil is none
 	Made    func(key string) string                                // the ID of the image that an active snapshot was made of, "" if unknown
+
+	keepImages bool // nothing but what no image needs
 }
 
 // Plan is what ExecutePrune would remove.
@@ -99,8 +101,16 @@ func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.Own, err = s.ownUsage(ctx)
-	return v, err
+	for _, own := range []struct{ dir, elsewhere string }{{"", "blobs ingest"}, {"blobs", "sha256"}, {"blobs/sha256", "*"}, {"ingest", "*"}} {
+		size, err := snapshot.OwnUsage(ctx, filepath.Join(s.dir, own.dir), func(name string) bool {
+			return own.elsewhere == "*" || slices.Contains(strings.Fields(own.elsewhere), name)
+		})
+		if err != nil {
+			return nil, err
+		}
+		v.Own += size
+	}
+	return v, nil
 }
 
 func surveyImage(tx *bbolt.Tx, id string) (SurveyedImage, error) {
@@ -117,20 +127,6 @@ func surveyImage(tx *bbolt.Tx, id string) (SurveyedImage, error) {
 	var err error
 	img.Names, err = namesOf(tx, id)
 	return img, err
-}
-
-// ownUsage is what the image store takes besides blobs and downloads.
-func (s *Store) ownUsage(ctx context.Context) (int64, error) {
-	own := int64(0)
-	for _, dir := range []string{"", "blobs", "blobs/sha256", "ingest"} {
-		size, err := snapshot.FlatUsage(filepath.Join(s.dir, dir), dir == "")
-		if err != nil {
-			return 0, err
-		}
-		own += size
-	}
-	names, err := snapshot.DiskUsage(ctx, filepath.Join(s.dir, "names"))
-	return own + names, err
 }
 
 // Plan finds the images that nobody needs, as o says, and what else no image that stays needs: blobs, snapshots, trees, and what a crash
@@ -158,7 +154,7 @@ func (v *Survey) Plan(o PruneOptions) Plan {
 	}
 	need := map[string]bool{}
 	for _, img := range v.Images {
-		if (o.All || len(img.Names) == 0) && !used[img.ID] && !used[img.Chain] && (o.Match == nil || o.Match(img.Created, img.Labels)) {
+		if !o.keepImages && (o.All || len(img.Names) == 0) && !used[img.ID] && !used[img.Chain] && (o.Match == nil || o.Match(img.Created, img.Labels)) {
 			p.Images = append(p.Images, img)
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -29,12 +28,20 @@ type SurveyedContainer struct {
 // Key is the key of the container's active snapshot.
 func (c *SurveyedContainer) Key() string { return snapshotKey(c.ID) }
 
+// ByKey finds the container of an active snapshot; nil for one that is no container's.
+func (v *Survey) ByKey(key string) *SurveyedContainer {
+	for i := range v.Containers {
+		if v.Containers[i].Key() == key {
+			return &v.Containers[i]
+		}
+	}
+	return nil
+}
+
 // ImageOf is the ID of the image that the container of an active snapshot was made from, or "".
 func (v *Survey) ImageOf(key string) string {
-	for _, c := range v.Containers {
-		if c.Key() == key {
-			return c.Image.ID
-		}
+	if c := v.ByKey(key); c != nil {
+		return c.Image.ID
 	}
 	return ""
 }
@@ -44,13 +51,9 @@ type PruneOptions struct {
 	Match func(created time.Time, labels map[string]string) bool // nil is all
 }
 
-// Survey looks at every container.
-func (s *Store) Survey(ctx context.Context) (*Survey, error) {
+// Survey looks at every container. What each has written is taken from actives, as the snapshots' survey has them.
+func (s *Store) Survey(ctx context.Context, actives []snapshot.Active) (*Survey, error) {
 	list, err := s.List(ctx, true)
-	if err != nil {
-		return nil, err
-	}
-	actives, err := s.snaps.Actives(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -85,12 +88,7 @@ func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 		}
 		v.Leftovers = append(v.Leftovers, item)
 	}
-	own, err := snapshot.FlatUsage(s.dir, true)
-	if err != nil {
-		return nil, err
-	}
-	names, err := snapshot.DiskUsage(ctx, filepath.Join(s.dir, "names"))
-	v.Own = own + names
+	v.Own, err = snapshot.OwnUsage(ctx, s.dir, func(name string) bool { return len(name) == 64 })
 	return v, err
 }
 
@@ -133,7 +131,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 	if _, err := s.List(ctx, true); err != nil { // settles and sweeps on its way
 		return err
 	}
-	actives, err := s.snaps.Actives(ctx)
+	actives, err := s.snaps.Actives()
 	if err != nil {
 		return err
 	}

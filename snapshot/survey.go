@@ -80,8 +80,13 @@ func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 	if err := s.surveyTrees(ctx, v, known); err != nil {
 		return nil, err
 	}
-	if v.Actives, err = s.Actives(ctx); err != nil {
+	if v.Actives, err = s.Actives(); err != nil {
 		return nil, err
+	}
+	for i := range v.Actives {
+		if err := v.Actives[i].Measure(ctx); err != nil {
+			return nil, err
+		}
 	}
 	for _, kind := range []string{"staging", "trash"} {
 		names, err := dirNames(s.path(kind))
@@ -90,21 +95,20 @@ func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 		}
 		for _, name := range names {
 			item := Item{Name: kind + " " + name, Path: s.path(kind, name), Leftover: true, Held: kind == "staging" && Held(s.path(kind, name))}
-			if err := item.measure(ctx); err != nil {
+			if err := item.Measure(ctx); err != nil {
 				return nil, err
 			}
 			v.Leftovers = append(v.Leftovers, item)
 		}
 	}
-	for _, dir := range []string{"", "trees", "active", "staging", "trash"} {
-		size, err := FlatUsage(s.path(dir), dir == "")
-		if err != nil {
-			return nil, err
-		}
-		v.Own += size
-	}
-	for _, name := range []string{"chains", "children", "trees/init"} {
-		size, err := DiskUsage(ctx, s.path(name))
+	for _, own := range []struct {
+		dir       string
+		elsewhere func(string) bool
+	}{
+		{"", func(name string) bool { return slices.Contains([]string{"trees", "active", "staging", "trash"}, name) }},
+		{"trees", isNumber}, {"active", all}, {"staging", all}, {"trash", all},
+	} {
+		size, err := OwnUsage(ctx, s.path(own.dir), own.elsewhere)
 		if err != nil {
 			return nil, err
 		}
@@ -131,7 +135,7 @@ func (s *Store) surveyTrees(ctx context.Context, v *Survey, known map[string]dis
 		if r, ok := known[name]; ok && r.Inode == st.Ino {
 			item.Size = r.Size
 		} else {
-			if err := item.measure(ctx); err != nil {
+			if err := item.Measure(ctx); err != nil {
 				return err
 			}
 			if !item.Held { // one that is held may not be on disk yet: its blocks are not settled
@@ -163,8 +167,8 @@ func (s *Store) surveyTrees(ctx context.Context, v *Survey, known map[string]dis
 	return nil
 }
 
-// Actives lists the active snapshots and views, with the half-made ones.
-func (s *Store) Actives(ctx context.Context) ([]Active, error) {
+// Actives lists the active snapshots and views, with the half-made ones. Nothing is measured.
+func (s *Store) Actives() ([]Active, error) {
 	names, err := dirNames(s.path("active"))
 	if err != nil {
 		return nil, err
@@ -183,9 +187,6 @@ func (s *Store) Actives(ctx context.Context) ([]Active, error) {
 			a.Key, a.Parent = rec.Key, rec.Parent
 			a.Held = Held(filepath.Join(dir, "lock"))
 		}
-		if err := a.measure(ctx); err != nil {
-			return nil, err
-		}
 		list = append(list, a)
 	}
 	return list, nil
@@ -201,7 +202,8 @@ func Held(path string) bool {
 	return !gone(path)
 }
 
-func (i *Item) measure(ctx context.Context) (err error) {
+// Measure sets the item's size.
+func (i *Item) Measure(ctx context.Context) (err error) {
 	i.Size, err = DiskUsage(ctx, i.Path)
 	return err
 }
@@ -219,24 +221,24 @@ func DiskUsage(ctx context.Context, path string) (int64, error) {
 	return u.Size, ctx.Err()
 }
 
-// FlatUsage is DiskUsage of a directory itself, and of the files in it where they are wanted, without what is in its directories.
-func FlatUsage(dir string, files bool) (int64, error) {
+// OwnUsage is DiskUsage of a directory without those of its entries that are counted elsewhere.
+func OwnUsage(ctx context.Context, dir string, elsewhere func(name string) bool) (int64, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
 		return 0, &fs.PathError{Op: "measure", Path: dir, Err: err}
 	}
-	size := st.Blocks * 512
-	if !files {
-		return size, nil
-	}
-	entries, err := os.ReadDir(dir)
-	for _, e := range entries {
-		if !e.IsDir() && unix.Lstat(filepath.Join(dir, e.Name()), &st) == nil {
-			size += st.Blocks * 512
+	total := st.Blocks * 512
+	names, err := dirNames(dir)
+	for _, name := range names {
+		if !elsewhere(name) {
+			size, serr := DiskUsage(ctx, filepath.Join(dir, name))
+			total, err = total+size, errors.Join(err, serr)
 		}
 	}
-	return size, err
+	return total, err
 }
+
+func all(string) bool { return true }
 
 // Standing lists the directories of the active snapshots and views that stand on a committed one.
 func (s *Store) Standing(name string) []string {

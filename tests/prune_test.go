@@ -74,11 +74,22 @@ func (b *stallingBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// pushBoth puts two images into the registry: "base" with a small root, and "app" with one more layer on that.
+func (r *registry) pushBoth(second string) {
+	r.t.Helper()
+	dir, err := os.MkdirTemp(scratch, "image.")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	sh(r.t, dir, `mkdir l0 l1; (cd l0; `+busyboxLayer+`); (cd l1; `+second+`); for i in 0 1; do tar -C l$i -cf l$i.tar .; done
+umoci init --layout img; umoci new --image img:t; umoci config --image img:t --config.cmd /bin/sh
+for i in base app; do umoci raw add-layer --image img:t l$([ $i = base ]; echo $?).tar; skopeo copy -q --dest-tls-verify=false oci:img:t docker://`+r.addr+`/$i; done`)
+}
+
 // stalledPull begins a pull that stops in the middle of its second layer; the first is the same as that of the image "base".
 func stalledPull(t *testing.T, e *env, reg *registry) (finish func() result) {
 	t.Helper()
-	reg.push("base", "", "--config.cmd /bin/sh", busyboxLayer)
-	reg.push("app", "", "--config.cmd /bin/sh", busyboxLayer, "head -c 3000000 /dev/urandom > big")
 	g := startGate(t, reg)
 	done := make(chan result, 1)
 	go func() { done <- e.run("pull", g.addr+"/app") }()
@@ -99,7 +110,7 @@ func stalledPull(t *testing.T, e *env, reg *registry) (finish func() result) {
 func TestRemoveWhilePulling(t *testing.T) {
 	reg := startRegistry(t, "")
 	e := newEnv(t)
-	reg.push("base", "", "--config.cmd /bin/sh", busyboxLayer)
+	reg.pushBoth("head -c 3000000 /dev/urandom > big")
 	e.ok("pull", reg.addr+"/base")
 	finish := stalledPull(t, e, reg)
 	e.ok("rmi", reg.addr+"/base")
@@ -225,6 +236,7 @@ func TestPrune(t *testing.T) {
 func TestPruneInFlight(t *testing.T) {
 	reg := startRegistry(t, "")
 	e := withBusybox(t)
+	reg.pushBoth("head -c 3000000 /dev/urandom > big")
 	finish := stalledPull(t, e, reg)
 
 	imported := e.command("import", "-", "piped")

@@ -112,7 +112,7 @@ shows what is inside the layers.`,
 		a.inspectCommand(), a.diffCommand(),
 		a.runCommand(), a.psCommand(), a.rmCommand(),
 		a.checkCommand(), a.infoCommand(), a.versionCommand(),
-		a.pruneCommand(), groupCommand("image", "Manage images", a.imagePruneCommand()),
+		a.dfCommand(), a.pruneCommand(), groupCommand("image", "Manage images", a.imagePruneCommand()),
 		groupCommand("container", "Manage containers", a.containerPruneCommand()),
 	)
 	return root

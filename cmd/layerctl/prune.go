@@ -128,14 +128,14 @@ func (a *app) prune(cmd *cobra.Command, p pruneFlags, what []string, containersT
 	ctx := cmd.Context()
 	var freed int64
 	if containersToo {
-		n, perr := a.pruneContainers(ctx, containers, runtime.PruneOptions{Match: filter.match})
+		n, perr := a.pruneContainers(ctx, containers, snaps, runtime.PruneOptions{Match: filter.match})
 		freed, err = freed+n, errors.Join(err, perr)
 	}
 	if containersToo && imagesToo {
 		err = errors.Join(err, containers.Sweep(ctx))
 	}
 	if imagesToo {
-		survey, serr := containers.Survey(ctx)
+		survey, serr := containers.Survey(ctx, nil)
 		if serr != nil {
 			return errors.Join(err, serr)
 		}
@@ -151,8 +151,17 @@ func (a *app) prune(cmd *cobra.Command, p pruneFlags, what []string, containersT
 	return nil
 }
 
-func (a *app) pruneContainers(ctx context.Context, containers *runtime.Store, o runtime.PruneOptions) (freed int64, err error) {
-	survey, err := containers.Survey(ctx)
+func (a *app) pruneContainers(ctx context.Context, containers *runtime.Store, snaps *snapshot.Store, o runtime.PruneOptions) (freed int64, err error) {
+	actives, err := snaps.Actives()
+	if err != nil {
+		return 0, err
+	}
+	for i := range actives {
+		if err := actives[i].Measure(ctx); err != nil {
+			return 0, err
+		}
+	}
+	survey, err := containers.Survey(ctx, actives)
 	if err != nil {
 		return 0, err
 	}
