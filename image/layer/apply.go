@@ -2,11 +2,9 @@ package layer
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +23,7 @@ import (
 type Limits struct {
 	Entries int64 // names; 0 means 10 million
 	Size    int64 // bytes of the uncompressed tar; 0 means 1 TiB
+	Content int64 // bytes of file content, holes too; 0 means as many as are free on the tree's filesystem when the layer begins
 }
 
 // Options say how a layer is applied.
@@ -32,6 +31,7 @@ type Options struct {
 	Limits    Limits
 	UserXattr bool         // mark opaque directories with user.overlay.*, for an overlay mounted by an ordinary user
 	Warn      func(string) // told what was left out; may be nil
+	full      error        // what more content than the limit is, where that is not ErrLimit
 }
 
 // Result is what came of a layer.
@@ -51,6 +51,9 @@ const (
 	smallFile  = 256 << 10
 	maxPieces  = 1 // with the one that is read and the one that is written, 3 MiB
 	maxPending = 64
+
+	maxXattrName  = 255 // XATTR_NAME_MAX and XATTR_SIZE_MAX of linux/limits.h
+	maxXattrValue = 64 << 10
 )
 
 // Apply reads a layer from r, to its end, and fills dir with its tree, its index and its needs (see the package's text). The layer may be
@@ -62,9 +65,16 @@ func Apply(ctx context.Context, r io.Reader, dir *os.File, opt Options) (Result,
 	if opt.Limits.Size == 0 {
 		opt.Limits.Size = 1 << 40
 	}
-	if opt.Warn == nil {
-		opt.Warn = func(string) {}
+	if opt.Limits.Content == 0 {
+		var fs unix.Statfs_t
+		if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
+			return Result{}, fmt.Errorf("look at the tree's filesystem: %w", err)
+		}
+		opt.Limits.Content, opt.full = int64(fs.Bavail)*fs.Bsize, unix.ENOSPC
 	}
+	warnings := &fewWarnings{warn: opt.Warn}
+	opt.Warn = warnings.say
+	defer warnings.end()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
@@ -121,7 +131,7 @@ func Apply(ctx context.Context, r io.Reader, dir *os.File, opt Options) (Result,
 	if err := w.finish(dir); err != nil {
 		return Result{}, err
 	}
-	res := w.result()
+	res := w.result
 	res.DiffID = "sha256:" + hex.EncodeToString(sum.h.Sum(nil))
 	res.TarSize = sum.n
 	return res, nil
@@ -136,8 +146,10 @@ func classify(err error) error {
 		}
 	}
 	msg := err.Error()
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, inflate.ErrCorrupt) ||
-		errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, tar.ErrFieldTooLong) {
+		return fmt.Errorf("a header beyond 1 MiB: %w: %w", ErrLimit, err) // archive/tar's own bound
+	}
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, inflate.ErrCorrupt) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	for _, codec := range []string{"zstd", "magic number mismatch", "window size", "xz: ", "lzma", "bzip2", "archive/tar", "invalid input", "corrupt"} {
@@ -172,7 +184,7 @@ type op struct {
 // readTar turns the tar into ops. Contents are hashed here, so that hashing and writing overlap.
 func readTar(ctx context.Context, r io.Reader, ops chan<- op, opt Options) error {
 	tr := tar.NewReader(r)
-	entries := int64(0)
+	entries, content := int64(0), int64(0)
 	small := newArenas()
 	defer small.close()
 	for {
@@ -183,11 +195,11 @@ func readTar(ctx context.Context, r io.Reader, ops chan<- op, opt Options) error
 		if err != nil {
 			return err
 		}
-		if hdr.Typeflag == tar.TypeXGlobalHeader {
-			continue
-		}
 		if entries++; entries > opt.Limits.Entries {
 			return fmt.Errorf("more than %d entries: %w", opt.Limits.Entries, ErrLimit)
+		}
+		if hdr.Typeflag == tar.TypeXGlobalHeader {
+			continue // as containerd does: its attributes, of a git archive's commit for instance, are no file's
 		}
 		o, skip, err := translate(hdr, opt)
 		if err != nil {
@@ -201,6 +213,14 @@ func readTar(ctx context.Context, r io.Reader, ops chan<- op, opt Options) error
 				return err
 			}
 			continue
+		}
+		// Asked before a byte is read: a sparse file of exabytes takes a few hundred.
+		if content += hdr.Size; content > opt.Limits.Content || content < 0 {
+			why := ErrLimit
+			if opt.full != nil {
+				why = opt.full
+			}
+			return fmt.Errorf("%q: content of more than %d bytes: %w", o.entry.Path, opt.Limits.Content, why)
 		}
 		if hdr.Size <= smallFile {
 			if o.data, o.arena, err = small.take(ctx, hdr.Size); err != nil {
@@ -282,12 +302,24 @@ func translate(hdr *tar.Header, opt Options) (o op, skip bool, err error) {
 			opt.Warn(fmt.Sprintf("%s: attribute %s is overlayfs' own and was left out", name, attr))
 			continue
 		}
+		if attr == "" || len(attr) > maxXattrName {
+			return op{}, false, fmt.Errorf("%q: an attribute named %.80q: %w", name, attr, ErrMalformed)
+		}
+		if len(value) > maxXattrValue {
+			return op{}, false, fmt.Errorf("%q: attribute %s of %d bytes, at most %d fit: %w", name, attr, len(value), maxXattrValue, ErrLimit)
+		}
 		if e.Xattrs == nil {
 			e.Xattrs = map[string]string{}
 		}
 		e.Xattrs[attr] = value
 	}
 	base := path.Base(name)
+	if dir := strings.TrimSuffix(name, base); strings.HasPrefix(dir, whPrefix) || strings.Contains(dir, "/"+whPrefix) {
+		if strings.HasPrefix(dir, whMeta) || strings.Contains(dir, "/"+whMeta) {
+			return op{}, true, nil // in a directory of aufs' bookkeeping
+		}
+		return op{}, false, fmt.Errorf("%q: in a directory whose name means a deletion: %w", name, ErrMalformed)
+	}
 	if strings.HasPrefix(base, whPrefix) {
 		return whiteout(e, base)
 	}
@@ -348,7 +380,7 @@ func whiteout(e Entry, base string) (op, bool, error) {
 // cleanName makes a name relative to the tree's root. Leading slashes and ".." that would leave the root are clamped to it, as
 // containerd does.
 func cleanName(name string) (string, error) {
-	if len(name) >= 64<<10 || strings.IndexByte(name, 0) >= 0 {
+	if len(name) >= maxPath || strings.IndexByte(name, 0) >= 0 {
 		return "", fmt.Errorf("name %.80q (%d bytes): %w", name, len(name), ErrMalformed)
 	}
 	clean := strings.TrimPrefix(path.Clean("/"+name), "/")
@@ -364,29 +396,6 @@ func cleanName(name string) (string, error) {
 		}
 	}
 	return clean, nil
-}
-
-// needs is the file of that name: what of a layer depends on the layers below.
-type needs struct {
-	Parents   []string    `json:"parents,omitempty"`   // directories that the layer uses and does not bring
-	Links     [][2]string `json:"links,omitempty"`     // hard links to what only a layer below can have: name, target
-	Whiteouts []string    `json:"whiteouts,omitempty"` // names that must hide something
-}
-
-func (n needs) count() int { return len(n.Parents) + len(n.Links) + len(n.Whiteouts) }
-
-func (n needs) write(dir *os.File) error {
-	if n.count() == 0 {
-		if err := unix.Unlinkat(int(dir.Fd()), "needs", 0); err != nil && err != unix.ENOENT {
-			return fmt.Errorf("write needs: %w", err)
-		}
-		return nil
-	}
-	b, err := json.Marshal(n)
-	if err != nil {
-		return err
-	}
-	return writeAt(dir, "needs", func(w io.Writer) error { _, err := io.Copy(w, bytes.NewReader(b)); return err })
 }
 
 // writeAt makes a file in an open directory.

@@ -2,7 +2,6 @@ package layer
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -12,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"sync"
 	"time"
 )
 
@@ -47,6 +47,7 @@ const (
 	blockSize   = 64 << 10
 	maxBlock    = 64 << 20 // a record with the largest attributes fits
 	blockHeader = 12
+	maxPath     = 64 << 10
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -78,46 +79,54 @@ func comparePaths(a, b string) int {
 	return len(a) - len(b)
 }
 
-// writeIndex writes entries in the index's order and form.
-func writeIndex(w io.Writer, entries []Entry) error {
-	slices.SortFunc(entries, func(a, b Entry) int { return comparePaths(a.Path, b.Path) })
-	bw := bufio.NewWriterSize(w, 64<<10)
-	if _, err := bw.WriteString(indexMagic); err != nil {
+// indexWriter writes entries, which come in the index's order, in its form.
+type indexWriter struct {
+	w        *bufio.Writer
+	block    []byte
+	records  int
+	previous string
+}
+
+func newIndexWriter(w io.Writer) (*indexWriter, error) {
+	x := &indexWriter{w: bufio.NewWriterSize(w, 64<<10)}
+	_, err := x.w.WriteString(indexMagic)
+	return x, err
+}
+
+func (x *indexWriter) add(e *Entry) error {
+	x.block = appendEntry(x.block, e, x.previous)
+	x.previous = e.Path
+	x.records++
+	if len(x.block) < blockSize {
+		return nil
+	}
+	return x.flush()
+}
+
+func (x *indexWriter) flush() error {
+	var h [blockHeader]byte
+	binary.LittleEndian.PutUint32(h[0:], uint32(len(x.block)))
+	binary.LittleEndian.PutUint32(h[4:], uint32(x.records))
+	binary.LittleEndian.PutUint32(h[8:], crc32.Checksum(x.block, castagnoli))
+	if _, err := x.w.Write(h[:]); err != nil {
 		return err
 	}
-	var block []byte
-	records, previous := 0, ""
-	flush := func() error {
-		var h [blockHeader]byte
-		binary.LittleEndian.PutUint32(h[0:], uint32(len(block)))
-		binary.LittleEndian.PutUint32(h[4:], uint32(records))
-		binary.LittleEndian.PutUint32(h[8:], crc32.Checksum(block, castagnoli))
-		if _, err := bw.Write(h[:]); err != nil {
+	_, err := x.w.Write(x.block)
+	x.block, x.records, x.previous = x.block[:0], 0, ""
+	return err
+}
+
+// end writes what is left, and the block of length 0.
+func (x *indexWriter) end() error {
+	if x.records > 0 {
+		if err := x.flush(); err != nil {
 			return err
 		}
-		_, err := bw.Write(block)
-		block, records, previous = block[:0], 0, ""
+	}
+	if err := x.flush(); err != nil {
 		return err
 	}
-	for i := range entries {
-		block = appendEntry(block, &entries[i], previous)
-		previous = entries[i].Path
-		records++
-		if len(block) >= blockSize {
-			if err := flush(); err != nil {
-				return err
-			}
-		}
-	}
-	if records > 0 {
-		if err := flush(); err != nil {
-			return err
-		}
-	}
-	if err := flush(); err != nil { // the end: a block of length 0
-		return err
-	}
-	return bw.Flush()
+	return x.w.Flush()
 }
 
 func appendEntry(b []byte, e *Entry, previous string) []byte {
@@ -160,52 +169,83 @@ func sortedKeys(m map[string]string) []string {
 	return keys
 }
 
-// Index reads a layer index. Every block is verified before anything in it is believed.
-type Index struct{ data []byte }
+// Index reads a layer index. Every block is verified before anything in it is believed, and no more than one is in memory at a time. It
+// may be used by several goroutines.
+type Index struct {
+	file *os.File
+	size int64
 
-// OpenIndex reads the index at path. It returns ErrMalformed for a file that is none.
+	once   sync.Once
+	blocks []blockAt // made by the first Lookup
+	broken error
+}
+
+// blockAt is where a block begins, and its first path.
+type blockAt struct {
+	at    int64
+	first string
+}
+
+// OpenIndex opens the index at path. It returns ErrMalformed for a file that is none.
 func OpenIndex(path string) (*Index, error) {
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.HasPrefix(data, []byte(indexMagic)) {
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	magic := make([]byte, len(indexMagic))
+	if _, err := f.ReadAt(magic, 0); err != nil && err != io.EOF {
+		f.Close()
+		return nil, err
+	}
+	if string(magic) != indexMagic {
+		f.Close()
 		return nil, fmt.Errorf("%s: not an index of version 1: %w", path, ErrMalformed)
 	}
-	return &Index{data: data[len(indexMagic):]}, nil
+	return &Index{file: f, size: info.Size()}, nil
 }
 
-// next splits the first block off data; an empty one is the end.
-func nextBlock(data []byte) (block []byte, records int, rest []byte, err error) {
-	if len(data) < blockHeader {
-		return nil, 0, nil, fmt.Errorf("index ends in the middle of a block: %w", ErrMalformed)
+// Close lets the file go. An index that nothing refers to any more lets it go by itself.
+func (x *Index) Close() error { return x.file.Close() }
+
+// block reads and verifies the block at an offset into buf, which grows where it must. An empty one is the end.
+func (x *Index) block(at int64, buf []byte) (block []byte, records int, next int64, err error) {
+	var h [blockHeader]byte
+	if _, err := x.file.ReadAt(h[:], at); err == io.EOF {
+		return nil, 0, 0, fmt.Errorf("index ends in the middle of a block: %w", ErrMalformed)
+	} else if err != nil {
+		return nil, 0, 0, fmt.Errorf("read index: %w", err)
 	}
-	n := int64(binary.LittleEndian.Uint32(data))
-	records = int(binary.LittleEndian.Uint32(data[4:]))
-	sum := binary.LittleEndian.Uint32(data[8:])
-	data = data[blockHeader:]
-	if n > maxBlock || n > int64(len(data)) {
-		return nil, 0, nil, fmt.Errorf("index has a block of %d bytes where %d are left: %w", n, len(data), ErrMalformed)
+	n := int64(binary.LittleEndian.Uint32(h[:]))
+	if left := x.size - at - blockHeader; n > maxBlock || n > left {
+		return nil, 0, 0, fmt.Errorf("index has a block of %d bytes where %d are left: %w", n, left, ErrMalformed)
 	}
-	block = data[:n]
-	if crc32.Checksum(block, castagnoli) != sum {
-		return nil, 0, nil, fmt.Errorf("index is damaged: %w", ErrMalformed)
+	block = slices.Grow(buf[:0], int(n))[:n]
+	if _, err := x.file.ReadAt(block, at+blockHeader); err != nil {
+		return nil, 0, 0, fmt.Errorf("read index: %w", err)
 	}
-	return block, records, data[n:], nil
+	if crc32.Checksum(block, castagnoli) != binary.LittleEndian.Uint32(h[8:]) {
+		return nil, 0, 0, fmt.Errorf("index is damaged: %w", ErrMalformed)
+	}
+	return block, int(binary.LittleEndian.Uint32(h[4:])), at + blockHeader + n, nil
 }
 
 // All yields the entries in order. An error ends it.
 func (x *Index) All() iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		data := x.data
-		for {
-			block, records, rest, err := nextBlock(data)
+		var buf []byte
+		for at := int64(len(indexMagic)); ; {
+			block, records, next, err := x.block(at, buf)
 			if err != nil {
 				yield(Entry{}, err)
 				return
 			}
 			if len(block) == 0 {
-				if len(rest) > 0 || records > 0 {
+				if next < x.size || records > 0 {
 					yield(Entry{}, fmt.Errorf("index goes on behind its end: %w", ErrMalformed))
 				}
 				return
@@ -214,44 +254,67 @@ func (x *Index) All() iter.Seq2[Entry, error] {
 			for range records {
 				e := d.entry()
 				if d.bad {
-					yield(Entry{}, fmt.Errorf("index has a record that does not parse: %w", ErrMalformed))
+					yield(Entry{}, errRecord)
 					return
 				}
 				if !yield(e, nil) {
 					return
 				}
 			}
-			data = rest
+			buf, at = block, next
 		}
 	}
 }
 
-// Lookup finds the entry of a path, decoding only the block that can hold it. It returns fs.ErrNotExist where there is none.
+var errRecord = fmt.Errorf("index has a record that does not parse: %w", ErrMalformed)
+
+// scan finds the blocks.
+func (x *Index) scan() {
+	var buf []byte
+	for at := int64(len(indexMagic)); ; {
+		block, _, next, err := x.block(at, buf)
+		if err != nil || len(block) == 0 {
+			x.broken = err
+			return
+		}
+		d := decoder{data: block}
+		first := d.entry()
+		if d.bad {
+			x.broken = errRecord
+			return
+		}
+		x.blocks = append(x.blocks, blockAt{at, first.Path})
+		buf, at = block, next
+	}
+}
+
+// Lookup finds the entry of a path; after the first one, which goes over the whole index, it reads one block. It returns fs.ErrNotExist
+// where there is none.
 func (x *Index) Lookup(path string) (Entry, error) {
-	var candidate []byte
-	n := 0
-	for data := x.data; ; {
-		block, records, rest, err := nextBlock(data)
+	x.once.Do(x.scan)
+	if x.broken != nil {
+		return Entry{}, x.broken
+	}
+	i, _ := slices.BinarySearchFunc(x.blocks, path, func(b blockAt, path string) int {
+		if comparePaths(b.first, path) <= 0 {
+			return -1
+		}
+		return 1
+	})
+	if i > 0 {
+		block, records, _, err := x.block(x.blocks[i-1].at, nil)
 		if err != nil {
 			return Entry{}, err
 		}
-		if len(block) == 0 {
-			break
-		}
-		first := (&decoder{data: block}).entry()
-		if comparePaths(first.Path, path) > 0 {
-			break
-		}
-		candidate, n, data = block, records, rest
-	}
-	d := decoder{data: candidate}
-	for range n {
-		e := d.entry()
-		if d.bad {
-			return Entry{}, fmt.Errorf("index has a record that does not parse: %w", ErrMalformed)
-		}
-		if e.Path == path {
-			return e, nil
+		d := decoder{data: block}
+		for range records {
+			e := d.entry()
+			if d.bad {
+				return Entry{}, errRecord
+			}
+			if e.Path == path {
+				return e, nil
+			}
 		}
 	}
 	return Entry{}, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
@@ -295,7 +358,11 @@ func (d *decoder) entry() Entry {
 	if shared > uint64(len(d.previous)) {
 		d.bad, shared = true, 0
 	}
-	e.Path = d.previous[:shared] + d.string()
+	tail := d.bytes(d.uvarint())
+	if shared+uint64(len(tail)) >= maxPath {
+		d.bad, shared, tail = true, 0, nil
+	}
+	e.Path = d.previous[:shared] + string(tail)
 	d.previous = e.Path
 	e.Mode, e.UID, e.GID = uint32(d.uvarint()), uint32(d.uvarint()), uint32(d.uvarint())
 	e.Size, e.Dev = int64(d.uvarint()), d.uvarint()

@@ -15,7 +15,6 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sys/unix"
 )
 
 // rich is a tree with everything that a layer can carry.
@@ -196,153 +195,12 @@ func tarOf(t testing.TB, entries ...func(*tar.Writer) error) []byte {
 	return b.Bytes()
 }
 
-// Hostile and odd layers: what is legal gives the tree that the specification and containerd say, what is not gives an error; neither
-// touches the canary beside the tree.
-func TestOddLayers(t *testing.T) {
-	const reg, dir, lnk, hard, chr = tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar
-	for _, row := range []struct {
-		name  string
-		layer []func(*tar.Writer) error
-		want  string // "path:content" of files, in order; "error: TEXT"
-	}{
-		{"dot dot is clamped", es(h(reg, "../../canary", "", "x")), "canary:x"},
-		{"absolute", es(h(reg, "/etc/x", "", "x")), "etc/x:x"},
-		{"link out, then through it", es(h(lnk, "out", "../..", ""), h(reg, "out/canary", "", "x")), "canary:x out->../.."},
-		{"absolute link, then through it", es(h(lnk, "a", "/b", ""), h(reg, "a/f", "", "x")), "a->/b b/f:x"},
-		{"chain of links", es(h(lnk, "a", "b", ""), h(lnk, "b", "c/d", ""), h(reg, "a/f", "", "x")), "a->b b->c/d c/d/f:x"},
-		{"link to itself", es(h(lnk, "a", "a", ""), h(reg, "a/f", "", "x")), "error: symbolic links"},
-		{"links in a circle", es(h(lnk, "a", "b", ""), h(lnk, "b", "a", ""), h(reg, "a/f", "", "x")), "error: symbolic links"},
-		{"hard link out", es(h(hard, "x", "../../canary", "")), "needs x=canary"},
-		{"hard link through a link", es(h(lnk, "out", "../..", ""), h(hard, "x", "out/canary", "")), "out->../.. needs x=out/canary"},
-		{"hard link to a directory", es(h(dir, "d", "", ""), h(hard, "x", "d", "")), "error: directory"},
-		{"hard link before its file", es(h(hard, "x", "f", ""), h(reg, "f", "", "1")), "f:1 x:1"},
-		{"hard link to itself", es(h(reg, "f", "", "1"), h(hard, "f", "f", "")), "f:1"},
-		{"hard link to a link", es(h(lnk, "l", "f", ""), h(hard, "x", "l", "")), "l->f x->f"},
-		{"file twice", es(h(reg, "f", "", "1"), h(reg, "f", "", "2")), "f:2"},
-		{"file becomes a directory", es(h(reg, "f", "", "1"), h(dir, "f", "", ""), h(reg, "f/g", "", "2")), "f/g:2"},
-		{"directory becomes a file", es(h(dir, "d", "", ""), h(reg, "d/g", "", "2"), h(reg, "d", "", "1")), "d:1"},
-		{"directory becomes a link, then through it", es(h(dir, "d", "", ""), h(dir, "e", "", ""), h(lnk, "d", "e", ""), h(reg, "d/f", "", "1")), "d->e e/f:1"},
-		{"link becomes a directory", es(h(dir, "e", "", ""), h(lnk, "d", "e", ""), h(dir, "d", "", ""), h(reg, "d/f", "", "1")), "d/f:1"},
-		{"a file on the way", es(h(reg, "f", "", "1"), h(reg, "f/g", "", "2")), "error: no directory"},
-		{"a file takes a link's place, not its target's", es(h(reg, "t", "", "old"), h(lnk, "l", "t", ""), h(reg, "l", "", "new")), "l:new t:old"},
-		{"whiteout", es(h(reg, "d/.wh.gone", "", "")), "d/gone=whiteout"},
-		{"whiteout through a link", es(h(lnk, "l", "/d", ""), h(reg, "l/.wh.gone", "", "")), "d/gone=whiteout l->/d"},
-		{"whiteout of what the layer has", es(h(reg, "f", "", "1"), h(reg, ".wh.f", "", "")), "f:1"},
-		{"file after its whiteout", es(h(reg, ".wh.f", "", ""), h(reg, "f", "", "1")), "f:1"},
-		{"directory after its whiteout", es(h(reg, ".wh.d", "", ""), h(dir, "d", "", ""), h(reg, "d/f", "", "1")), "d=opaque d/f:1"},
-		{"directory before its whiteout", es(h(dir, "d", "", ""), h(reg, "d/f", "", "1"), h(reg, ".wh.d", "", "")), "d=opaque d/f:1"},
-		{"in a directory after its whiteout", es(h(reg, ".wh.d", "", ""), h(reg, "d/f", "", "1")), "d=opaque d/f:1"},
-		{"opaque", es(h(dir, "d", "", ""), h(reg, "d/.wh..wh..opq", "", ""), h(reg, "d/f", "", "1")), "d=opaque d/f:1"},
-		{"whiteout of nothing", es(h(reg, ".wh.", "", "")), "error: whiteout"},
-		{"whiteout of the parent", es(h(reg, "d/.wh...", "", "")), "error: whiteout"},
-		{"aufs' own", es(h(reg, ".wh..wh.plnk/12.34", "", ""), h(reg, ".wh..wh.aufs", "", ""), h(reg, "f", "", "1")), "f:1 .wh..wh.plnk/12.34:"},
-		{"a planted whiteout device", es(h(chr, "x", "", "")), "error: 0/0"},
-		{"root as a file", es(h(reg, ".", "", "x")), "error: root"},
-		{"long component", es(h(reg, strings.Repeat("n", 256), "", "x")), "error: component"},
-		{"overlay attributes", es(xattr("d", "trusted.overlay.redirect", "/etc"), xattr("e", "user.overlay.opaque", "y"), h(reg, "d/f", "", "1")), "d/f:1"},
-		{"unknown type", es(h('Z', "x", "", "")), "error: type"},
-		{"negative owner", es(func(w *tar.Writer) error {
-			return w.WriteHeader(&tar.Header{Typeflag: reg, Name: "x", Uid: -5, Format: tar.FormatGNU})
-		}), "error: owner"},
-		{"many levels", es(h(reg, strings.Repeat("d/", 3000)+"f", "", "x")), strings.Repeat("d/", 3000) + "f:x"},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			outside := t.TempDir()
-			tree := filepath.Join(outside, "a", "b")
-			if err := os.MkdirAll(tree, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			for _, d := range []string{outside, filepath.Join(outside, "a"), tree} {
-				if err := os.WriteFile(filepath.Join(d, "canary"), []byte("alive"), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			_, err := Apply(context.Background(), bytes.NewReader(tarOf(t, row.layer...)), openDir1(t, tree), Options{})
-			if text, ok := strings.CutPrefix(row.want, "error: "); ok {
-				if err == nil || !strings.Contains(err.Error(), text) {
-					t.Errorf("error %v, want one about %q", err, text)
-				}
-			} else if err != nil {
-				t.Error(err)
-			} else if got := describe(t, tree); got != row.want && !strings.Contains(row.want, ".wh..wh.plnk") {
-				t.Errorf("tree %.300q, want %.300q", got, row.want)
-			}
-			for _, d := range []string{outside, filepath.Join(outside, "a"), tree} {
-				if b, err := os.ReadFile(filepath.Join(d, "canary")); err != nil || string(b) != "alive" {
-					t.Errorf("the canary in %s: %q, %v", d, b, err)
-				}
-				var st unix.Stat_t
-				if unix.Stat(filepath.Join(d, "canary"), &st) == nil && st.Nlink != 1 {
-					t.Errorf("the canary has %d names", st.Nlink)
-				}
-			}
-		})
-	}
-}
-
 func es(entries ...func(*tar.Writer) error) []func(*tar.Writer) error { return entries }
 
 func xattr(name, key, value string) func(*tar.Writer) error {
 	return func(w *tar.Writer) error {
 		return w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755, PAXRecords: map[string]string{paxXattr + key: value}, Format: tar.FormatPAX})
 	}
-}
-
-// describe tells a tree by its index: files with content, links with target, marks.
-func describe(t testing.TB, dir string) string {
-	t.Helper()
-	x, err := OpenIndex(filepath.Join(dir, "index"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := os.OpenRoot(filepath.Join(dir, "fs"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	var out []string
-	for e, err := range x.All() {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if found, err := x.Lookup(e.Path); err != nil || found.Path != e.Path {
-			t.Errorf("lookup of %.80q: %+v, %v", e.Path, found, err)
-		}
-		switch e.Type {
-		case TypeFile, TypeHardlink:
-			if target, err := root.Readlink(e.Path); err == nil {
-				out = append(out, e.Path+"->"+target)
-				continue
-			}
-			f, err := root.Open(e.Path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, err := io.ReadAll(f)
-			f.Close()
-			if err != nil {
-				t.Fatal(err)
-			}
-			out = append(out, e.Path+":"+string(b))
-		case TypeSymlink:
-			out = append(out, e.Path+"->"+e.Link)
-		case TypeWhiteout:
-			out = append(out, e.Path+"=whiteout")
-		case TypeOpaque:
-			out = append(out, e.Path+"=opaque")
-		}
-	}
-	if b, err := os.ReadFile(filepath.Join(dir, "needs")); err == nil {
-		var links [][2]string
-		for _, part := range strings.Split(string(b), `"links":[[`)[1:] {
-			f := strings.Split(part, `"`)
-			links = append(links, [2]string{f[1], f[3]})
-		}
-		for _, l := range links {
-			out = append(out, "needs "+l[0]+"="+l[1])
-		}
-	}
-	return strings.Join(out, " ")
 }
 
 func BenchmarkApply(b *testing.B) {

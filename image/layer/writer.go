@@ -6,28 +6,28 @@ import (
 	"io"
 	"os"
 	"path"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// writer makes the tree of a layer. It is used by one goroutine at a time.
+// writer makes the tree of a layer. It is used by one goroutine at a time, and remembers no entry: what a later one of the same name must
+// know is asked of the tree itself, and the index comes out of a log of what was done.
 type writer struct {
 	root     int
+	holds    int // the directory that holds fs
 	opt      Options
-	dirs     map[string]openDir // directories by their names in the layer, at most maxOpenDirs open
-	entries  []Entry
-	at       map[string]int  // entry by the path where it lies
-	invented map[string]bool // directories that the layer has not brought (yet)
-	opaque   map[string]bool
-	hidden   map[string]bool // names that a whiteout of this layer hides, whether or not something took their place
-	links    []op            // hard links whose target was not there yet
-	dead     int             // entries that were replaced
+	clock    clock
+	log      sorter
+	dirs     map[string]openDir // directories by where they lie, at most maxOpenDirs
+	large    string             // where the large file that came last lies; its digest follows it
+	links    links
 	failed   error
-	needed   int
 	xattrOff bool
+	ended    bool // all entries are made
+	result   Result
 }
 
 // openDir is a directory and where it really lies: a name may lead through links of the layer.
@@ -49,23 +49,38 @@ func newWriter(dir *os.File, opt Options) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open tree: %w", err)
 	}
-	w := &writer{root: root, opt: opt, dirs: map[string]openDir{}, at: map[string]int{}, invented: map[string]bool{".": true},
-		opaque: map[string]bool{}, hidden: map[string]bool{}}
-	w.record(Entry{Path: ".", Type: TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)})
-	return w, nil
+	times, err := ownRoot(root)
+	if err != nil {
+		unix.Close(root)
+		return nil, fmt.Errorf("make tree: %w", err)
+	}
+	w := &writer{root: root, holds: int(dir.Fd()), opt: opt, clock: times, log: sorter{dir: int(dir.Fd())}, dirs: map[string]openDir{}}
+	w.links.first = map[uint64]uint64{}
+	return w, w.log.add(markInvented, Entry{Path: ".", Type: TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)})
+}
+
+// ownRoot takes from the tree's root what it has of the directory that the store lies in: a group by a setgid bit, an ACL for whatever is
+// made in it, a mode by our caller's umask.
+func ownRoot(root int) (clock, error) {
+	for _, name := range []string{aclAccess, aclDefault} {
+		if err := unix.Fremovexattr(root, name); err != nil && err != unix.ENODATA && err != unix.ENOTSUP {
+			return clock{}, fmt.Errorf("remove attribute %s: %w", name, err)
+		}
+	}
+	if err := unix.Fchown(root, os.Geteuid(), os.Getegid()); err != nil {
+		return clock{}, fmt.Errorf("set owner: %w", err)
+	}
+	if err := unix.Fchmod(root, 0o755); err != nil {
+		return clock{}, fmt.Errorf("set mode: %w", err)
+	}
+	return newClock(root)
 }
 
 func (w *writer) close() {
-	w.forget()
+	w.forgetBelow(-1)
+	w.log.close()
+	w.links.close()
 	unix.Close(w.root)
-}
-
-// forget closes every directory: after a directory was removed or replaced, what was known of names below it may be wrong.
-func (w *writer) forget() {
-	for name, d := range w.dirs {
-		unix.Close(d.fd)
-		delete(w.dirs, name)
-	}
 }
 
 // run does ops until the channel closes. After a failure it only drains, and stops the reader.
@@ -86,45 +101,9 @@ func (w *writer) run(ops <-chan op, cancel context.CancelFunc) error {
 	return w.failed
 }
 
-// record notes an entry where it lies; one that lay there before is gone.
-func (w *writer) record(e Entry) {
-	if i, ok := w.at[e.Path]; ok {
-		w.entries[i].Type = 0
-		w.dead++
-	}
-	w.at[e.Path] = len(w.entries)
-	w.entries = append(w.entries, e)
-}
-
-// drop forgets the entry at a path and all that lay below it.
-func (w *writer) drop(name string, isDir bool) {
-	if i, ok := w.at[name]; ok {
-		w.entries[i].Type = 0
-		w.dead++
-		delete(w.at, name)
-	}
-	delete(w.invented, name)
-	delete(w.opaque, name)
-	if !isDir {
-		return
-	}
-	for p, i := range w.at {
-		if strings.HasPrefix(p, name+"/") {
-			w.entries[i].Type = 0
-			w.dead++
-			delete(w.at, p)
-			delete(w.invented, p)
-			delete(w.opaque, p)
-		}
-	}
-}
-
 func (w *writer) do(o op) error {
 	if o.entry.Type == 0 { // the digest of the large file before it
-		if i, ok := w.at[w.lastFile(o.entry.Path)]; ok {
-			w.entries[i].Content = o.entry.Content
-		}
-		return nil
+		return w.log.add(markContent, Entry{Path: w.large, Type: TypeFile, Content: o.entry.Content})
 	}
 	e := o.entry
 	if err := w.place(&e, o); err != nil {
@@ -136,17 +115,9 @@ func (w *writer) do(o op) error {
 	return nil
 }
 
-// lastFile is where the file that the tar calls name lies.
-func (w *writer) lastFile(name string) string {
-	d, err := w.dir(path.Dir(name))
-	if err != nil {
-		return name
-	}
-	return path.Join(d.real, path.Base(name))
-}
-
 // place makes one entry. e.Path becomes the path where it lies.
 func (w *writer) place(e *Entry, o op) error {
+	e.ModTime = w.clock.keep(e.ModTime)
 	if e.Path == "." {
 		return w.placeRoot(e)
 	}
@@ -163,11 +134,14 @@ func (w *writer) place(e *Entry, o op) error {
 	}
 	base := path.Base(e.Path)
 	e.Path = path.Join(parent.real, base)
+	if len(e.Path) >= maxPath {
+		return fmt.Errorf("lies at a path of %d bytes: %w", len(e.Path), ErrLimit)
+	}
 	switch e.Type {
 	case TypeWhiteout:
 		return w.placeWhiteout(parent.fd, base, e)
 	case TypeHardlink:
-		return w.placeLink(base, e, o)
+		return w.placeLink(e, o)
 	case TypeDir:
 		return w.placeDir(parent.fd, base, e)
 	}
@@ -187,7 +161,7 @@ func (w *writer) place(e *Entry, o op) error {
 		if err != unix.EEXIST {
 			break
 		}
-		if err := w.replace(parent.fd, base, e.Path); err != nil {
+		if err := w.replace(parent.fd, base); err != nil {
 			return err
 		}
 	}
@@ -197,12 +171,11 @@ func (w *writer) place(e *Entry, o op) error {
 	if err != nil {
 		return err
 	}
-	w.record(*e)
-	return nil
+	w.large = e.Path
+	return w.log.add(markEntry, *e)
 }
 
 func (w *writer) placeRoot(e *Entry) error {
-	delete(w.invented, ".")
 	switch e.Type {
 	case TypeOpaque:
 		return w.makeOpaque(openDir{w.root, "."})
@@ -210,26 +183,28 @@ func (w *writer) placeRoot(e *Entry) error {
 		if err := w.setAttributes(w.root, ".", e); err != nil {
 			return err
 		}
-		w.record(*e)
-		return nil
+		return w.log.add(markEntry, *e)
 	}
 	return fmt.Errorf("the root is no directory: %w", ErrMalformed)
 }
 
+// placeDir makes a directory, or gives one that is there already the later attributes. A directory in the place of something else is
+// opaque: whatever the layers below have under its name went when that something took the name.
 func (w *writer) placeDir(parent int, base string, e *Entry) error {
-	err := unix.Mkdirat(parent, base, e.Mode&0o777)
+	covers := false
+	err := unix.Mkdirat(parent, base, 0o700)
 	if err == unix.EEXIST {
 		var st unix.Stat_t
 		if err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}
-		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			err = nil // the same directory again: the later attributes count
-		} else {
-			if err := w.replace(parent, base, e.Path); err != nil {
+		if covers = st.Mode&unix.S_IFMT != unix.S_IFDIR; covers {
+			if err := w.replace(parent, base); err != nil {
 				return err
 			}
-			err = unix.Mkdirat(parent, base, e.Mode&0o777)
+			err = unix.Mkdirat(parent, base, 0o700)
+		} else {
+			err = nil
 		}
 	}
 	if err == nil {
@@ -238,32 +213,35 @@ func (w *writer) placeDir(parent int, base string, e *Entry) error {
 	if err != nil {
 		return err
 	}
-	delete(w.invented, e.Path)
-	w.record(*e)
-	if w.hidden[e.Path] && !w.opaque[e.Path] {
-		// The layer deletes what is below and brings a directory of that name: nothing below shows through.
-		d, err := w.dir(e.Path)
-		if err != nil {
-			return err
-		}
-		return w.makeOpaque(d)
+	if err := w.log.add(markEntry, *e); err != nil || !covers {
+		return err
 	}
-	return nil
+	d, err := w.dir(e.Path)
+	if err != nil {
+		return err
+	}
+	return w.makeOpaque(d)
 }
 
 // placeWhiteout hides a name of the layers below. What this layer itself brings under that name stays, whichever comes first.
 func (w *writer) placeWhiteout(parent int, base string, e *Entry) error {
-	w.hidden[e.Path] = true
 	err := unix.Mknodat(parent, base, unix.S_IFCHR, 0)
 	if err == unix.EEXIST {
-		if i, ok := w.at[e.Path]; ok && w.entries[i].Type == TypeDir {
-			d, err := w.dir(e.Path)
-			if err != nil {
-				return err
-			}
-			return w.makeOpaque(d)
+		var st unix.Stat_t
+		if err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
 		}
-		return nil
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return nil
+		}
+		d, err := w.dir(e.Path)
+		if err != nil {
+			return err
+		}
+		if err := w.log.add(markOwn, Entry{Path: e.Path}); err != nil { // nothing of that name is below any more
+			return err
+		}
+		return w.makeOpaque(d)
 	}
 	if err != nil {
 		return fmt.Errorf("make whiteout: %w", err)
@@ -272,14 +250,10 @@ func (w *writer) placeWhiteout(parent int, base string, e *Entry) error {
 	if err := setTime(parent, base, e.ModTime); err != nil {
 		return err
 	}
-	w.record(*e)
-	return nil
+	return w.log.add(markEntry, *e)
 }
 
 func (w *writer) makeOpaque(d openDir) error {
-	if w.opaque[d.real] {
-		return nil
-	}
 	name := "trusted.overlay.opaque"
 	if w.opt.UserXattr {
 		name = "user.overlay.opaque"
@@ -287,75 +261,30 @@ func (w *writer) makeOpaque(d openDir) error {
 	if err := unix.Fsetxattr(d.fd, name, []byte("y"), 0); err != nil {
 		return fmt.Errorf("mark directory opaque: %w", err)
 	}
-	w.opaque[d.real] = true
-	return nil
-}
-
-// placeLink makes a hard link. A target that is not in the layer (yet) is looked for again at the end.
-func (w *writer) placeLink(base string, e *Entry, o op) error {
-	target, err := w.dir(path.Dir(o.target))
-	if err != nil {
-		return err
-	}
-	tbase := path.Base(o.target)
-	e.Link = path.Join(target.real, tbase)
-	if e.Link == e.Path {
-		return nil
-	}
-	if i, ok := w.at[e.Link]; !ok || w.entries[i].Type == TypeWhiteout {
-		w.links = append(w.links, o)
-		return nil
-	} else if w.entries[i].Type == TypeDir {
-		return fmt.Errorf("a hard link to the directory %q: %w", e.Link, ErrMalformed)
-	} else if w.entries[i].Type == TypeHardlink {
-		e.Link = w.entries[i].Link // all names of one file say the same one
-		if e.Link == e.Path {
-			return nil
-		}
-	}
-	for {
-		// Opening the one directory may close the other; both are then opened again.
-		parent, err := w.dir(path.Dir(o.entry.Path))
-		if err != nil {
-			return err
-		}
-		if target, err = w.dir(path.Dir(o.target)); err != nil {
-			return err
-		}
-		if parent, err = w.dir(path.Dir(o.entry.Path)); err != nil {
-			return err
-		}
-		err = unix.Linkat(target.fd, tbase, parent.fd, base, 0)
-		if err == nil {
-			w.record(*e)
-			return nil
-		}
-		if err != unix.EEXIST {
-			return fmt.Errorf("hard link to %q: %w", o.target, err)
-		}
-		if err := w.replace(parent.fd, base, e.Path); err != nil {
-			return err
-		}
-	}
+	return w.log.add(markOpaque, Entry{Path: d.real})
 }
 
 // replace takes away what an earlier entry made under a name.
-func (w *writer) replace(parent int, base, real string) error {
+func (w *writer) replace(parent int, base string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		w.drop(real, false)
-		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
-			defer w.forgetBelow(parent)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		// The parent's descriptor must stay; the others may lie in what goes.
+		w.forgetBelow(parent)
+		if w.links.made {
+			w.links.odd = true // perhaps of a file in it
 		}
-		return unix.Unlinkat(parent, base, 0)
+		return removeAllAt(parent, base)
+	case unix.S_IFLNK:
+		w.forgetBelow(parent)
 	}
-	// The parent's descriptor must stay; the others may lie in what goes.
-	defer w.forgetBelow(parent)
-	w.drop(real, true)
-	return removeAllAt(parent, base)
+	if st.Nlink > 1 {
+		w.links.odd = true
+	}
+	return unix.Unlinkat(parent, base, 0)
 }
 
 func (w *writer) forgetBelow(keep int) {
@@ -367,58 +296,39 @@ func (w *writer) forgetBelow(keep int) {
 	}
 }
 
-// removeAllAt deletes a directory of the tree with all that is in it.
-func removeAllAt(parent int, base string) error {
-	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	d := os.NewFile(uintptr(fd), base)
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		err := unix.Unlinkat(fd, name, 0)
-		if err == unix.EISDIR {
-			err = removeAllAt(fd, name)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return unix.Unlinkat(parent, base, unix.AT_REMOVEDIR)
-}
-
 // dir opens the directory that a clean, relative name means in this layer, one component at a time. Links that the layer planted on
 // the way are read and followed here, inside the tree, and never by the kernel; directories that are missing are invented.
-func (w *writer) dir(name string) (openDir, error) {
+func (w *writer) dir(name string) (openDir, error) { return w.open(name, w.ended) }
+
+// findDir is dir for one that may be missing: it returns unix.ENOENT and invents nothing.
+func (w *writer) findDir(name string) (openDir, error) { return w.open(name, true) }
+
+func (w *writer) open(name string, find bool) (openDir, error) {
 	if name == "." {
 		return openDir{w.root, "."}, nil
 	}
 	if d, ok := w.dirs[name]; ok {
 		return d, nil
 	}
-	// From the parent, which is most likely open, only one component is left.
-	at, err := w.dir(path.Dir(name))
-	if err != nil {
-		return openDir{}, err
+	// From the deepest directory on the way that is open; most likely that is the parent.
+	at, rest := openDir{w.root, "."}, name
+	for p := path.Dir(name); p != "."; p = path.Dir(p) {
+		if d, ok := w.dirs[p]; ok {
+			at, rest = d, name[len(p)+1:]
+			break
+		}
 	}
-	return w.walk(at, []string{path.Base(name)}, 0)
+	return w.walk(at, strings.Split(rest, "/"), 0, find)
 }
 
 // walk goes down from a directory by components that may hold "..".
-func (w *writer) walk(at openDir, parts []string, links int) (openDir, error) {
+func (w *writer) walk(at openDir, parts []string, links int, find bool) (openDir, error) {
 	for i, part := range parts {
 		if part == "" || part == "." {
 			continue
 		}
 		if part == ".." {
 			d, err := w.dir(path.Dir(at.real))
-			if at.real == "." {
-				d, err = openDir{w.root, "."}, nil
-			}
 			if err != nil {
 				return openDir{}, err
 			}
@@ -431,13 +341,22 @@ func (w *writer) walk(at openDir, parts []string, links int) (openDir, error) {
 			continue
 		}
 		fd, err := unix.Openat(at.fd, part, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err == unix.ENOENT && find {
+			return openDir{}, unix.ENOENT
+		}
 		if err == unix.ENOENT {
+			if len(real) >= maxPath {
+				return openDir{}, fmt.Errorf("lies at a path of %d bytes: %w", len(real), ErrLimit)
+			}
 			if err := unix.Mkdirat(at.fd, part, 0o755); err != nil {
 				return openDir{}, err
 			}
-			w.invented[real] = true
-			w.record(Entry{Path: real, Type: TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)})
-			fd, err = unix.Openat(at.fd, part, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if err := w.log.add(markInvented, Entry{Path: real, Type: TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)}); err != nil {
+				return openDir{}, err
+			}
+			if fd, err = unix.Openat(at.fd, part, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err == nil {
+				err = unix.Fchmod(fd, 0o755) // whatever our caller's umask is
+			}
 		}
 		if err == unix.ENOTDIR || err == unix.ELOOP {
 			target := make([]byte, unix.PathMax)
@@ -445,11 +364,17 @@ func (w *writer) walk(at openDir, parts []string, links int) (openDir, error) {
 			if lerr != nil {
 				var st unix.Stat_t
 				if unix.Fstatat(at.fd, part, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 {
+					if find {
+						return openDir{}, unix.ENOENT
+					}
 					// A whiteout, and now something in a directory of that name: the directory takes its place, and hides what is below.
-					if err := w.replace(at.fd, part, real); err != nil {
+					if err := w.replace(at.fd, part); err != nil {
 						return openDir{}, err
 					}
-					d, err := w.walk(at, []string{part}, links)
+					d, err := w.walk(at, []string{part}, links, find)
+					if err == nil {
+						err = w.log.add(markOwn, Entry{Path: real})
+					}
 					if err == nil {
 						err = w.makeOpaque(d)
 					}
@@ -468,7 +393,7 @@ func (w *writer) walk(at openDir, parts []string, links int) (openDir, error) {
 			if target[0] == '/' {
 				at = openDir{w.root, "."}
 			}
-			return w.walk(at, rest, links)
+			return w.walk(at, rest, links, find)
 		}
 		if err != nil {
 			return openDir{}, fmt.Errorf("open directory %q: %w", real, err)
@@ -488,63 +413,67 @@ func (w *writer) remember(real string, fd, keep int) openDir {
 	return d
 }
 
-// finish makes the late hard links, sets the directories' times, which making their entries changed, and writes index and needs.
+// finish makes the hard links that had to wait, gives the directories what must come last (making their entries changed their times),
+// and writes index and needs.
 func (w *writer) finish(dir *os.File) error {
 	var n needs
-	late := w.links
-	w.links = nil
-	for _, o := range late {
-		if err := w.do(o); err != nil {
-			return err
-		}
-	}
-	for _, o := range w.links {
-		n.Links = append(n.Links, [2]string{o.entry.Path, o.target})
-	}
-	var kept []Entry
-	for i := range w.entries {
-		if w.entries[i].Type != 0 {
-			kept = append(kept, w.entries[i])
-		}
-	}
-	w.entries = kept
-	for i := len(w.entries) - 1; i >= 0; i-- {
-		e := &w.entries[i]
-		switch e.Type {
-		case TypeDir:
-			d, err := w.dir(e.Path)
-			if err != nil {
-				return err
-			}
-			if err := utimens(d.fd, ".", e.ModTime); err != nil {
-				return fmt.Errorf("%q: %w", e.Path, err)
-			}
-			if w.opaque[e.Path] {
-				e.Type = TypeOpaque
-			}
-		case TypeWhiteout:
-			n.Whiteouts = append(n.Whiteouts, e.Path)
-		}
-	}
-	for p := range w.invented {
-		n.Parents = append(n.Parents, p)
-	}
-	sort.Strings(n.Parents)
-	sort.Strings(n.Whiteouts)
-	if err := n.write(dir); err != nil {
+	if err := w.lateLinks(&n); err != nil {
 		return err
 	}
-	w.needed = n.count()
-	return writeAt(dir, "index", func(out io.Writer) error { return writeIndex(out, w.entries) })
+	w.ended = true
+	if err := w.writeIndex(dir, func(e *Entry, invented bool) error {
+		switch {
+		case invented:
+			return n.note(&n.Parents, e.Path)
+		case e.Type == TypeWhiteout:
+			return n.note(&n.Whiteouts, e.Path)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	slices.Sort(n.Parents)
+	slices.Sort(n.Whiteouts)
+	w.result.Needs = n.count()
+	return n.write(dir)
 }
 
-func (w *writer) result() Result {
-	res := Result{Needs: w.needed}
-	for i := range w.entries {
-		if w.entries[i].Type != TypeHardlink {
-			res.Inodes++
-			res.Size += w.entries[i].Size
+// writeIndex makes the index of the log, calls also with each entry of it, and sets late what must come late.
+func (w *writer) writeIndex(dir *os.File, also func(e *Entry, invented bool) error) error {
+	err := writeAt(dir, "index", func(out io.Writer) error {
+		x, err := newIndexWriter(out)
+		if err != nil {
+			return err
 		}
+		if err := fold(w.log.sorted(), func(e *Entry, invented bool) error {
+			if e.Type == TypeDir || e.Type == TypeOpaque {
+				d, err := w.dir(e.Path)
+				if err == nil {
+					err = w.setLate(d.fd, e)
+				}
+				if err != nil {
+					return fmt.Errorf("%q: %w", e.Path, err)
+				}
+			}
+			if err := also(e, invented); err != nil {
+				return err
+			}
+			w.count(e)
+			return x.add(e)
+		}); err != nil {
+			return err
+		}
+		return x.end()
+	})
+	if err == nil && w.links.odd {
+		err = w.relink(dir)
 	}
-	return res
+	return err
+}
+
+func (w *writer) count(e *Entry) {
+	if e.Type != TypeHardlink {
+		w.result.Inodes++
+		w.result.Size += e.Size
+	}
 }
