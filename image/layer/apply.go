@@ -342,7 +342,8 @@ func translate(hdr *tar.Header, opt Options) (o op, skip bool, err error) {
 		return op{entry: e, target: target}, false, nil
 	case tar.TypeChar, tar.TypeBlock:
 		e.Type = hdr.Typeflag
-		if hdr.Devmajor < 0 || hdr.Devminor < 0 || hdr.Devmajor > math.MaxUint32 || hdr.Devminor > math.MaxUint32 {
+		// mknod would cut what is beyond the kernel's 12 and 20 bits, and could be left with 0/0.
+		if hdr.Devmajor < 0 || hdr.Devminor < 0 || hdr.Devmajor >= 1<<12 || hdr.Devminor >= 1<<20 {
 			return op{}, false, fmt.Errorf("%q: device %d:%d: %w", name, hdr.Devmajor, hdr.Devminor, ErrMalformed)
 		}
 		e.Dev = unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))

@@ -342,7 +342,8 @@ func checkIndex(t testing.TB, dir string) {
 
 // head is one header block, made by hand: what archive/tar refuses to write. Fields are given by their offset.
 func head(name string, kind byte, size int64, link string, patch ...field) []byte {
-	b := ustar(name, kind, 0o644, 0, 0, size, 0, link, 0)
+	b := ustar("", kind, 0o644, 0, 0, size, 0, link, 0)
+	copy(b[:100], name)
 	for _, p := range patch {
 		copy(b[p.at:], p.data)
 	}
