@@ -122,7 +122,7 @@ func Apply(ctx context.Context, r io.Reader, dir *os.File, opt Options) (Result,
 		whole = err == nil
 	}
 	close(ops)
-	if werr := <-written; werr != nil {
+	if werr := <-written; werr != nil && (err == nil || !errors.Is(werr, errShort)) {
 		err = werr // the reader's own error is then only the cancelled context
 	}
 	if err != nil {

@@ -12,6 +12,21 @@
 //	index    the layer index
 //	needs    only where the layer does not stand alone: what of it depends on the layers below (see Settlement)
 //
+// and settling a layer may add
+//
+//	unsettled   the index before names changed, from which the layer is settled for other layers below
+//
+// What a layer says is taken as containerd takes it: a later entry replaces an earlier one of its name, two directories merge, a whiteout
+// hides what is below and nothing that the layer itself brings, and names resolve within the root over the links that lie there.
+//
+// # Limits
+//
+// Memory does not grow with a layer. What a tree takes is bounded by the disk, as for every other tool: a layer whose files have more
+// bytes than are free on the tree's filesystem when it begins, holes counted, is refused with ENOSPC before they are written, and
+// running out of inodes ends it. There is no bound on the ratio: 10 GB of zeroes in 10 MB are a legal layer, take no disk, and cost the
+// seconds that it takes to inflate them. Besides there may be 10 million entries, 1 TiB of tar, 1 MiB in a pax header, 4,096 levels of
+// directories, 64 KiB in a path and 64 MiB of names that depend on the layers below.
+//
 // # Canonical tar, format 1
 //
 // The tar of a tree is the same bytes wherever and whenever it is made; its SHA-256 is the diff ID of an imported layer. Entries come

@@ -92,6 +92,9 @@ func writeSparse(fd int, at int64, data []byte, size int, write func(int, int64,
 	return unix.Ftruncate(fd, at+int64(len(data)))
 }
 
+// errShort says that a file's content did not come whole; whoever sends it knows why.
+var errShort = fmt.Errorf("content ends early: %w", io.ErrUnexpectedEOF)
+
 func writePieces(fd int, pieces <-chan []byte, size int64) error {
 	write, hole := pwriteAll, holeSize
 	if size >= directSize {
@@ -107,7 +110,7 @@ func writePieces(fd int, pieces <-chan []byte, size int64) error {
 		direct.Release(p)
 	}
 	if at != size {
-		return io.ErrUnexpectedEOF
+		return errShort
 	}
 	return nil
 }

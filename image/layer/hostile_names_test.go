@@ -78,6 +78,7 @@ func TestHostileNames(t *testing.T) {
 		{name: "a hard link to what the layer deletes", tar: tarOf(t, h(reg, ".wh.f", "", ""), h(hard, "x", "f", "")), err: ErrMalformed, text: "deletes"},
 		{name: "a hard link to what the layer then deletes", tar: tarOf(t, h(hard, "x", "f", ""), h(reg, ".wh.f", "", "")), want: "-f needs x==f"},
 		{name: "a hard link over the directory of its target", tar: tarOf(t, h(reg, "d/f", "", "1"), h(hard, "d", "d/f", "")), err: ErrMalformed, text: "in place of"},
+		{name: "a hard link that waits, and its directory becomes a file", tar: tarOf(t, h(hard, "d/x", "f", ""), h(reg, "d", "", "2")), err: ErrMalformed, text: "no directory"},
 		{name: "hard links of hard links, backwards", tar: tarOf(t, h(hard, "a", "b", ""), h(hard, "b", "c", ""), h(reg, "c", "", "1")), want: "b=1 c==b needs a==b"},
 		{name: "hard links of hard links", tar: tarOf(t, h(reg, "c", "", "1"), h(hard, "b", "c", ""), h(hard, "a", "b", "")), want: "a=1 b==a c==a"},
 		{name: "a hard link whose file is then another", tar: tarOf(t, h(reg, "a", "", "1"), h(hard, "b", "a", ""), h(hard, "c", "a", ""), h(reg, "a", "", "2")), want: "a=2 b=1 c==b"},

@@ -23,6 +23,7 @@ type settling struct {
 	invented map[string]bool
 	moves    []action
 	dropped  map[string]bool
+	changed  bool // names, and not only attributes
 	odd      bool // hard links must be looked at again
 }
 
@@ -32,8 +33,8 @@ const (
 	stepLast = 1 << 62
 )
 
-// Execute changes the tree at dir, which nobody else may use yet, and its index. Where directories moved it keeps the layer's own index
-// as the file "unsettled".
+// Execute changes the tree at dir, which nobody else may use yet, and its index. Where names change it keeps the layer's own index as the
+// file "unsettled".
 func (s *Settlement) Execute(dir string, below Below) error {
 	if len(s.actions) == 0 {
 		return nil
@@ -64,6 +65,7 @@ func (s *Settlement) Execute(dir string, below Below) error {
 	}
 	do.log.seq = stepLast
 	for _, a := range s.actions {
+		do.changed = do.changed || a.Do != "attributes"
 		if err := do.action(a, below); errors.Is(err, unix.ENOTDIR) {
 			return fmt.Errorf("settle %q: %w: %w", a.Path, ErrMalformed, err) // the layer brings a file where others of its names need a directory
 		} else if err != nil {
@@ -336,7 +338,7 @@ func (do *settling) finish(dir *os.File) error {
 	w := &writer{root: fd, holds: int(dir.Fd()), log: do.log, dirs: map[string]openDir{}, ended: true, opt: Options{Warn: func(string) {}}}
 	do.log.runs = nil // they are the writer's now
 	defer w.close()
-	if len(do.moves) > 0 {
+	if do.changed {
 		// Whoever plans from this tree must know how the layer was.
 		if err := unix.Renameat(w.holds, "index", w.holds, "unsettled"); err != nil {
 			return fmt.Errorf("settle layer: %w", err)
