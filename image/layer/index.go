@@ -308,12 +308,16 @@ func (x *Index) Lookup(path string) (Entry, error) {
 		}
 		d := decoder{data: block}
 		for range records {
-			e := d.entry()
+			kind := d.head()
+			if !d.bad && string(d.path) == path {
+				e := d.rest(kind)
+				if !d.bad {
+					return e, nil
+				}
+			}
+			d.skip(kind)
 			if d.bad {
 				return Entry{}, errRecord
-			}
-			if e.Path == path {
-				return e, nil
 			}
 		}
 	}
@@ -322,9 +326,9 @@ func (x *Index) Lookup(path string) (Entry, error) {
 
 // decoder reads records off a block; a length that does not fit makes it bad, and it then yields nothing more.
 type decoder struct {
-	data     []byte
-	previous string
-	bad      bool
+	data []byte
+	path []byte // of the record that was read last
+	bad  bool
 }
 
 func (d *decoder) uvarint() uint64 {
@@ -349,30 +353,28 @@ func (d *decoder) bytes(n uint64) []byte {
 
 func (d *decoder) string() string { return string(d.bytes(d.uvarint())) }
 
-func (d *decoder) entry() Entry {
-	var e Entry
+func (d *decoder) entry() Entry { return d.rest(d.head()) }
+
+// head reads a record up to its path.
+func (d *decoder) head() (kind byte) {
 	if b := d.bytes(1); len(b) == 1 {
-		e.Type = b[0]
+		kind = b[0]
 	}
 	shared := d.uvarint()
-	if shared > uint64(len(d.previous)) {
-		d.bad, shared = true, 0
-	}
 	tail := d.bytes(d.uvarint())
-	if shared+uint64(len(tail)) >= maxPath {
+	if shared > uint64(len(d.path)) || shared+uint64(len(tail)) >= maxPath {
 		d.bad, shared, tail = true, 0, nil
 	}
-	e.Path = d.previous[:shared] + string(tail)
-	d.previous = e.Path
+	d.path = append(d.path[:shared], tail...)
+	return kind
+}
+
+// rest reads what follows the path.
+func (d *decoder) rest(kind byte) Entry {
+	e := Entry{Path: string(d.path), Type: kind}
 	e.Mode, e.UID, e.GID = uint32(d.uvarint()), uint32(d.uvarint()), uint32(d.uvarint())
 	e.Size, e.Dev = int64(d.uvarint()), d.uvarint()
-	sec, n := binary.Varint(d.data)
-	if n <= 0 {
-		d.bad, d.data = true, nil
-	} else {
-		d.data = d.data[n:]
-	}
-	e.ModTime = time.Unix(sec, int64(d.uvarint()%1e9))
+	e.ModTime = time.Unix(d.varint(), int64(d.uvarint()%1e9))
 	if e.Type == TypeFile {
 		copy(e.Content[:], d.bytes(16))
 	}
@@ -387,4 +389,31 @@ func (d *decoder) entry() Entry {
 		d.bad = true
 	}
 	return e
+}
+
+// skip goes over what follows the path.
+func (d *decoder) skip(kind byte) {
+	for range 5 { // mode, owner, size, device
+		d.uvarint()
+	}
+	d.varint()
+	d.uvarint()
+	if kind == TypeFile {
+		d.bytes(16)
+	}
+	d.bytes(d.uvarint())
+	for n := d.uvarint(); n > 0 && !d.bad; n-- {
+		d.bytes(d.uvarint())
+		d.bytes(d.uvarint())
+	}
+}
+
+func (d *decoder) varint() int64 {
+	v, n := binary.Varint(d.data)
+	if n <= 0 {
+		d.bad, d.data = true, nil
+		return 0
+	}
+	d.data = d.data[n:]
+	return v
 }

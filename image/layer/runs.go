@@ -137,9 +137,9 @@ func (w *runWriter) add(r *record) error {
 
 // runReader reads them again.
 type runReader struct {
-	r        *bufio.Reader
-	buf      []byte
-	previous string
+	r   *bufio.Reader
+	buf []byte
+	d   decoder
 }
 
 func newRunReader(f *os.File) (*runReader, error) {
@@ -162,13 +162,13 @@ func (r *runReader) next() (record, error) {
 	if err != nil {
 		return record{}, fmt.Errorf("sort the index: %w", err)
 	}
-	d := decoder{data: r.buf, previous: r.previous}
+	d := &r.d
+	d.data = r.buf
 	rec := record{seq: d.uvarint()}
 	if b := d.bytes(1); len(b) == 1 {
 		rec.mark = mark(b[0])
 	}
 	rec.Entry = d.entry()
-	r.previous = rec.Path
 	if d.bad {
 		return record{}, fmt.Errorf("sort the index: what was written does not come back: %w", io.ErrUnexpectedEOF)
 	}
