@@ -145,6 +145,10 @@ func classify(err error) error {
 			return err
 		}
 	}
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return err // whatever the file is called that could not be written
+	}
 	msg := err.Error()
 	if errors.Is(err, tar.ErrFieldTooLong) {
 		return fmt.Errorf("a header beyond 1 MiB: %w: %w", ErrLimit, err) // archive/tar's own bound
