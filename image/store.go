@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -245,13 +246,28 @@ func (s *Store) update(fn func(tx *bbolt.Tx, c *naming) error) error {
 		if err != nil {
 			return err
 		}
+		layout := filepath.Join(s.dir, "index.json")
+		before, err := os.ReadFile(layout)
+		same := err == nil && bytes.Equal(before, index)
+		if !same && err == nil {
+			// Gone before the rows are another's: what lies would be believed by other programs, what is not there is made again.
+			if err = os.Remove(layout); err == nil {
+				err = snapshot.SyncDir(s.dir)
+			}
+			if err != nil {
+				return fmt.Errorf("forget the layout's index: %w", err)
+			}
+		}
 		tx.OnCommit(func() {
 			failpoint.Hit("name/rows")
 			for _, rec := range c.records {
 				after = errors.Join(after, record.Write(s.dir, rec))
 				failpoint.Hit("name/record")
 			}
-			if err := snapshot.WriteFile(filepath.Join(s.dir, "index.json"), index, false); err != nil {
+			if same {
+				return
+			}
+			if err := snapshot.WriteFile(layout, index, true); err != nil {
 				after = errors.Join(after, fmt.Errorf("write the layout's index: %w", err))
 			}
 		})
