@@ -44,14 +44,11 @@ type killCase struct {
 func TestKilledAnywhere(t *testing.T) {
 	program := buildWith(t, "layerctl-failpoints", "-tags", "failpoints")
 	reg := startRegistry(t, "")
-	const small = `mkdir -p bin etc; cp /bin/busybox bin/; for a in sh true cat sleep; do ln -s busybox bin/$a; done; echo one > etc/one; printf 'root:x:0:0::/root:/bin/sh\n' > etc/passwd`
-	// The second layer leans on what is below: it brings no etc/ of its own, and deletes a file.
-	const leaning = `mkdir l && cd l && mkdir etc && echo two > etc/two && touch etc/.wh.one && tar -cf ../x.tar etc/two etc/.wh.one && cd .. && tar -xf x.tar && rm -r l x.tar`
-	reg.push("two", "", "--config.cmd true", small, leaning)
-	reg.push("other", "", "--config.cmd true", small+"; echo other > etc/other", leaning, "echo 3 > three")
+	reg.push("two", "", "--config.cmd true", smallLayer, parentlessLayer)
+	reg.push("other", "", "--config.cmd true", smallLayer+"; echo other > etc/other", parentlessLayer, "echo 3 > three")
 	e := newEnv(t)
 	e.program = program
-	sh(t, e.dir, `mkdir tree && cd tree && `+small+` && cp -a ../tree ../tree2 && echo 2 > ../tree2/etc/second`)
+	sh(t, e.dir, `mkdir tree && cd tree && `+smallLayer+` && cp -a ../tree ../tree2 && echo 2 > ../tree2/etc/second`)
 	k := &killer{env: e}
 	sh(t, e.dir, "skopeo copy -q --src-tls-verify=false docker://"+reg.addr+"/other docker-archive:other.tar:other:latest")
 	e.ok("import", "tree", "busybox")
@@ -243,7 +240,7 @@ func (k *killer) kill(t testing.TB, c killCase, n int, name string) {
 	ok("check", "--full")
 	k.clear(t, store)
 	if left := k.files(t, store); !slices.Equal(left, k.empty) {
-		t.Errorf("%s: when everything was taken away, there was more than in an empty store: %q; or less: %q", what, without(left, k.empty), without(k.empty, left))
+		t.Errorf("%s: when everything was taken away, there was more than in an empty store: %q; or less: %q", what, missing(left, k.empty), missing(k.empty, left))
 	}
 	for _, dir := range cgroups() {
 		if slices.Contains(ids, filepath.Base(dir)) {
@@ -256,7 +253,8 @@ func (k *killer) kill(t testing.TB, c killCase, n int, name string) {
 	k.drop(t, store)
 }
 
-func without(list, other []string) []string {
+// missing is what a list has and another does not.
+func missing(list, other []string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(other, s) })
 }
 
@@ -281,3 +279,10 @@ func (k *killer) drop(t testing.TB, store string) {
 	t.Helper()
 	sh(t, k.dir, "rm -rf "+store+" "+store+".run "+store+".log")
 }
+
+// smallLayer is a layer script that makes a root of hardly more than busybox. parentlessLayer's leans on what is below: it brings no etc/ of
+// its own, and deletes a file.
+const (
+	smallLayer      = `mkdir -p bin etc; cp /bin/busybox bin/; for a in sh true cat sleep; do ln -s busybox bin/$a; done; echo one > etc/one; printf 'root:x:0:0::/root:/bin/sh\n' > etc/passwd`
+	parentlessLayer = `mkdir l && cd l && mkdir etc && echo two > etc/two && touch etc/.wh.one && tar -cf ../x.tar etc/two etc/.wh.one && cd .. && tar -xf x.tar && rm -r l x.tar`
+)
