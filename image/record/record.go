@@ -66,11 +66,12 @@ func Find(images, ref string) (*Record, error) {
 	return nil, fmt.Errorf("%s: %w", ref, ErrNotFound)
 }
 
-// Write replaces the file of r's name.
+// Write replaces the file of r's name. It is on disk when Write returns: a filesystem without a journal may otherwise show an older
+// record's bytes under the name after a power cut, and they would be believed.
 func Write(images string, r *Record) error {
 	b, err := json.Marshal(r)
 	if err == nil {
-		err = snapshot.WriteFile(Path(images, r.Name), b, false)
+		err = snapshot.WriteFile(Path(images, r.Name), b, true)
 	}
 	if err != nil {
 		return fmt.Errorf("write the record of %s: %w", r.Name, err)
