@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -42,6 +44,9 @@ func (o CreateOptions) config() (Config, error) {
 	if len(c.Hostname) > 64 {
 		return c, invalid("host name %.80q is longer than 64 bytes", c.Hostname)
 	}
+	if strings.Trim(c.Hostname, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") != "" {
+		return c, invalid("host name %q: want letters, digits, '.', '-' and '_'", c.Hostname)
+	}
 	if c.Network != "none" && c.Network != "host" {
 		return c, Refuse("network %q", c.Network)
 	}
@@ -60,7 +65,8 @@ func (o CreateOptions) config() (Config, error) {
 		}
 		if !given { // the caller's value, now: a container that is started later keeps it
 			v, ok := os.LookupEnv(name)
-			if !ok {
+			if !ok { // it is not set in the container, either
+				c.Env = append(c.Env, name)
 				continue
 			}
 			value = v
@@ -75,9 +81,7 @@ func (o CreateOptions) config() (Config, error) {
 	} else if c.WorkDir[0] != '/' {
 		return c, invalid("working directory %q is not absolute", c.WorkDir)
 	}
-	if c.WorkDir == "" || c.WorkDir[0] != '/' {
-		c.WorkDir = "/" + c.WorkDir
-	}
+	c.WorkDir = path.Clean("/" + c.WorkDir)
 	entrypoint, args := o.Image.Settings.Entrypoint, o.Args
 	if o.Entrypoint != nil {
 		entrypoint = *o.Entrypoint
@@ -93,7 +97,7 @@ func (o CreateOptions) config() (Config, error) {
 			c.Command = []string{"/bin/sh"}
 		}
 	}
-	if len(c.Command) == 0 || c.Command[0] == "" {
+	if len(c.Command) == 0 {
 		return c, invalid("no command: the image %s names none, and none was given", o.Image.Name)
 	}
 	return c, nil

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	goruntime "runtime"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -57,10 +56,6 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 	if err != nil {
 		return nil, err
 	}
-	if err := makeWorkDir(root, c.WorkDir); err != nil {
-		return nil, err
-	}
-	failpoint.Hit("start/workdir")
 	files, err := s.makeFiles(c)
 	if err != nil {
 		return nil, err
@@ -79,7 +74,7 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 	}
 	in := plan.Inputs{
 		Spec: spec.Build(spec.Options{
-			Args: c.Command, Env: spec.Environment(c.Image.Settings.Env, c.Env, c.Hostname, user.home, c.TTY, os.LookupEnv), Cwd: c.WorkDir,
+			Args: c.Command, Env: spec.Environment(c.Image.Settings.Env, c.Env, c.Hostname, user.home, c.TTY), Cwd: c.WorkDir,
 			UID: user.uid, GID: user.gid, Groups: user.groups, Hostname: c.Hostname, Terminal: c.TTY, HostNetwork: c.Network == "host",
 			MayMakeDevices: p.group.LimitsDevices(), Files: files, SoftFiles: soft, HardFiles: hard,
 		}),
@@ -115,41 +110,13 @@ func (p *prepared) start(vfork bool) (*executor.Process, error) {
 
 // exitCode is the status with which a run ends that failed by err, as Docker has it.
 func exitCode(err error) int {
-	var pathErr *workDirError
 	switch {
 	case errors.Is(err, executor.ErrNotFound):
 		return 127
-	case errors.Is(err, executor.ErrNotExecutable), errors.As(err, &pathErr):
+	case errors.Is(err, executor.ErrNotExecutable), errors.Is(err, executor.ErrWorkDir):
 		return 126
 	}
 	return 125
-}
-
-// workDirError is a working directory that cannot be one.
-type workDirError struct {
-	dir string
-	err error
-}
-
-func (e *workDirError) Error() string {
-	if errors.Is(e.err, unix.ENOTDIR) || errors.Is(e.err, unix.EEXIST) {
-		return fmt.Sprintf("working directory %s: not a directory", e.dir)
-	}
-	return fmt.Sprintf("working directory %s: %v", e.dir, e.err)
-}
-
-func (e *workDirError) Unwrap() error { return e.err }
-
-// makeWorkDir makes the working directory where the image lacks it, as Docker does.
-func makeWorkDir(root *os.File, dir string) error {
-	if dir == "/" {
-		return nil
-	}
-	f, err := plan.OpenInRoot(root, strings.TrimPrefix(dir, "/"), true)
-	if err != nil {
-		return &workDirError{dir, err}
-	}
-	return f.Close()
 }
 
 // makeFiles makes what is mounted over the files in /etc that tell a machine who it is, and returns where they go.

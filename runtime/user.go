@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/runtime/plan"
 )
 
 // user is who a container runs as.
@@ -23,8 +25,7 @@ const maxDatabase = 4 << 20
 
 // readInRoot reads a file of the image's, following its links within the root only. A missing one is empty.
 func readInRoot(root *os.File, path string) (string, error) {
-	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	fd, err := plan.OpenBelow(root, path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
 		return "", nil
 	}
@@ -48,7 +49,8 @@ func readInRoot(root *os.File, path string) (string, error) {
 // Without a group, the user's own and the ones that list it are taken.
 func findUser(root *os.File, s string) (user, error) {
 	u := user{home: "/"}
-	name, group, withGroup := strings.Cut(s, ":")
+	name, group, _ := strings.Cut(s, ":")
+	withGroup := group != ""
 	passwd, err := readInRoot(root, "etc/passwd")
 	if err != nil {
 		return u, err
@@ -119,9 +121,8 @@ func findUser(root *os.File, s string) (user, error) {
 	case withGroup && !found:
 		return u, invalid("group %q: no such group in the image's /etc/group", group)
 	}
-	if len(u.groups) == 0 {
-		u.groups = []uint32{u.gid}
-	}
+	// The group that the process has is also one of the supplementary ones: who could leave it would get around a file's "no access" for it.
+	u.groups = append([]uint32{u.gid}, u.groups...)
 	return u, nil
 }
 

@@ -50,9 +50,11 @@ func TestFindUser(t *testing.T) {
 	write("group", "root:x:0:\nusers:x:100:\nstaff:x:50:ann,bob\nwheel:x:10:ann,\nbroken:x\n42:x:4242:\n")
 	check("", user{0, 0, []uint32{0}, "/root"}, "")
 	check("root", user{0, 0, []uint32{0}, "/root"}, "")
-	check("ann", user{1000, 100, []uint32{50, 10}, "/home/ann"}, "")
-	check("1000", user{1000, 100, []uint32{50, 10}, "/home/ann"}, "")
+	check("ann", user{1000, 100, []uint32{100, 50, 10}, "/home/ann"}, "")
+	check("1000", user{1000, 100, []uint32{100, 50, 10}, "/home/ann"}, "")
 	check("ann:wheel", user{1000, 10, []uint32{10}, "/home/ann"}, "")
+	check("ann:", user{1000, 100, []uint32{100, 50, 10}, "/home/ann"}, "")
+	check(":", user{0, 0, []uint32{0}, "/root"}, "")
 	check("ann:11", user{1000, 11, []uint32{11}, "/home/ann"}, "")
 	check("ann:42", user{1000, 4242, []uint32{4242}, "/home/ann"}, "") // a name that is a number is a name
 	check("nohome", user{5, 6, []uint32{6}, "/"}, "")

@@ -185,7 +185,7 @@ func (s *Store) makeUpper(dir string, rec record) error {
 	}
 	lowers := s.lowerDirs(rec)
 	if len(lowers) == 0 {
-		return nil
+		return os.Chmod(upper, 0o755) // whatever the caller's umask is
 	}
 	return copyAttributes(lowers[0], upper)
 }
@@ -201,10 +201,8 @@ func copyAttributes(from, dir string) error {
 			return fmt.Errorf("chown %s: %w", dir, err)
 		}
 	}
-	if st.Mode&0o7777 != 0o755 {
-		if err := unix.Chmod(dir, st.Mode&0o7777); err != nil {
-			return fmt.Errorf("chmod %s: %w", dir, err)
-		}
+	if err := unix.Chmod(dir, st.Mode&0o7777); err != nil { // mkdir was subject to the caller's umask
+		return fmt.Errorf("chmod %s: %w", dir, err)
 	}
 	xattrs, err := pathXattrs(from)
 	if err != nil {

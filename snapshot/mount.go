@@ -80,9 +80,6 @@ type Root struct {
 	lock  *os.File
 }
 
-// Lock is the descriptor that keeps others from the upper. Whoever uses the mount for longer than the caller lives must hold it, too.
-func (r *Root) Lock() *os.File { return r.lock }
-
 // Close lets the mount and the lock go.
 func (r *Root) Close() error {
 	err := r.FD.Close()
@@ -234,9 +231,10 @@ func (m overlay) mount() (*os.File, error) {
 	return os.NewFile(uintptr(mnt), "overlay"), nil
 }
 
-// configPath sets an option that is a path. The kernel takes at most 255 bytes in a string; a longer path goes through a descriptor.
+// configPath sets an option that is a path. The kernel takes at most 255 bytes in a string, and takes a backslash of an upper's for an
+// escape; such a path goes through a descriptor.
 func configPath(fd int, option, path string) error {
-	if len(path) < 256 {
+	if len(path) < 256 && !strings.Contains(path, `\`) {
 		return unix.FsconfigSetString(fd, option, path)
 	}
 	at, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)

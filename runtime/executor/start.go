@@ -17,6 +17,7 @@ import (
 var (
 	ErrNotFound      = errors.New("command not found")
 	ErrNotExecutable = errors.New("command cannot be run")
+	ErrWorkDir       = errors.New("working directory cannot be entered") // 126, too
 )
 
 // StepError says which step of a plan failed.
@@ -24,19 +25,22 @@ type StepError struct {
 	Index, Total int
 	Name         string
 	Exec         bool // it was the command itself
+	Cwd          bool // it was the working directory
 	Err          error
 }
 
 func (e *StepError) Error() string {
-	if e.Exec {
+	if e.Exec || e.Cwd {
 		return fmt.Sprintf("%s: %v", e.Name, e.Err)
 	}
 	return fmt.Sprintf("%s: %v (step %d of %d)", e.Name, e.Err, e.Index, e.Total)
 }
 
-// Unwrap gives the errno, and for a failed command ErrNotFound or ErrNotExecutable.
+// Unwrap gives the errno, for a failed command ErrNotFound or ErrNotExecutable, and ErrWorkDir.
 func (e *StepError) Unwrap() []error {
 	switch {
+	case e.Cwd:
+		return []error{e.Err, ErrWorkDir}
 	case !e.Exec:
 		return []error{e.Err}
 	case e.Err == unix.ENOENT || e.Err == unix.ENOTDIR:
@@ -50,7 +54,7 @@ type Program struct {
 	encoded  []byte
 	flags    uint64
 	cgroupFD int
-	names    []string
+	steps    []plan.Step
 }
 
 // Load encodes a plan.
@@ -59,11 +63,7 @@ func Load(p *plan.Plan) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Program{encoded: b, flags: p.Flags, cgroupFD: p.CgroupFD, names: make([]string, len(p.Steps))}
-	for i, s := range p.Steps {
-		g.names[i] = s.Name
-	}
-	return g, nil
+	return &Program{encoded: b, flags: p.Flags, cgroupFD: p.CgroupFD, steps: p.Steps}, nil
 }
 
 // Process is a started process. PidFD names it for as long as it is held, whatever becomes of the pid.
@@ -121,7 +121,11 @@ func Start(g *Program, vfork bool) (*Process, error) {
 		defer begun.Close()
 		defer beginning.Close()
 	}
-	pid, errno := spawn(args, base, st)
+	keep := uintptr(0)
+	if beginning != nil {
+		keep = beginning.Fd()
+	}
+	pid, errno := spawn(args, base, st, keep)
 	afterFork()
 	if errno != 0 {
 		return nil, fmt.Errorf("make a process in new namespaces: %w", unix.Errno(errno))
@@ -131,7 +135,7 @@ func Start(g *Program, vfork bool) (*Process, error) {
 		beginning.Close()
 		io.Copy(io.Discard, begun)
 	}
-	if st.errno == 0 && int(st.step) == len(g.names) {
+	if st.errno == 0 && int(st.step) == len(g.steps) {
 		return p, nil
 	}
 	return nil, g.failure(p, st)
@@ -140,7 +144,7 @@ func Start(g *Program, vfork bool) (*Process, error) {
 // failure reaps the child and says what stopped it.
 func (g *Program) failure(p *Process, st *status) error {
 	ended, err := p.Wait()
-	e := &StepError{Index: int(st.step), Total: len(g.names), Err: unix.Errno(st.errno)}
+	e := &StepError{Index: int(st.step), Total: len(g.steps), Err: unix.Errno(st.errno)}
 	if st.errno == 0 { // it was ended, between two steps or in one
 		e.Err = fmt.Errorf("ended with status %d", ended.Code)
 		if err != nil {
@@ -149,9 +153,9 @@ func (g *Program) failure(p *Process, st *status) error {
 			e.Err = fmt.Errorf("ended by %v", ended.Signal)
 		}
 	}
-	if e.Index >= 1 && e.Index <= len(g.names) {
-		e.Name = g.names[e.Index-1]
-		e.Exec = e.Index == len(g.names)
+	if e.Index >= 1 && e.Index <= len(g.steps) {
+		e.Name, e.Cwd = g.steps[e.Index-1].Name, g.steps[e.Index-1].Cwd
+		e.Exec = e.Index == len(g.steps)
 	}
 	return e
 }

@@ -2,9 +2,11 @@ package executor
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"runtime"
 	"strings"
 	"testing"
@@ -127,11 +129,85 @@ func TestErrors(t *testing.T) {
 			}
 		}
 	}
+	for cwd, text := range map[string]string{"/bin/text": "not a directory", "/bin/text/below": "not a directory", "/proc/self/nothing": "no such file"} {
+		s := spec("true")
+		s.Process.Cwd = cwd
+		if _, _, err := run(t, s, true); !errors.Is(err, ErrWorkDir) || !strings.Contains(err.Error(), "working directory "+cwd+": "+text) {
+			t.Errorf("working directory %s: %v", cwd, err)
+		}
+	}
 	s := spec("true")
-	s.Process.Cwd = "/nowhere"
+	s.Hostname = strings.Repeat("x", 65)
 	var step *StepError
-	if _, _, err := run(t, s, true); !errors.As(err, &step) || step.Exec || !strings.Contains(err.Error(), "enter working directory /nowhere: no such file or directory (step ") {
-		t.Errorf("a missing working directory: %v", err)
+	if _, _, err := run(t, s, true); !errors.As(err, &step) || step.Exec || !strings.Contains(err.Error(), "set host name: file name too long (step ") &&
+		!strings.Contains(err.Error(), "set host name: invalid argument (step ") {
+		t.Errorf("a host name that is too long: %v", err)
+	}
+}
+
+// A working directory is made where it is missing, in the root and in what is mounted over it.
+func TestWorkDir(t *testing.T) {
+	for _, vfork := range []bool{true, false} {
+		for _, cwd := range []string{"/new", "/new/deep/er", "/dev/shm/new", "/bin/../sbin/", "/"} {
+			s := spec("sh", "-c", "pwd; stat -c %a .")
+			s.Process.Cwd = cwd
+			want := path.Clean(cwd) + "\n755\n"
+			if out, _, err := run(t, s, vfork); err != nil || cwd != "/" && out != want || cwd == "/" && !strings.HasPrefix(out, "/\n") {
+				t.Errorf("vfork=%v, %s: %q, %v; want %q", vfork, cwd, out, err, want)
+			}
+		}
+	}
+}
+
+// What of this process is open when the container starts is reached by no name that the image chooses: not by its working directory,
+// not by its command (CVE-2024-21626 was such a descriptor).
+func TestDescriptorsLeadNowhere(t *testing.T) {
+	var mine []*os.File
+	for _, dir := range []string{"/", "/usr/bin", t.TempDir()} {
+		for range 4 {
+			f, err := os.Open(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			mine = append(mine, f)
+		}
+	}
+	highest := int(mine[len(mine)-1].Fd()) + 20 // some are made by the start itself
+	for _, vfork := range []bool{true, false} {
+		for n := 3; n <= highest; n++ {
+			fd := fmt.Sprintf("/proc/self/fd/%d", n)
+			s := spec("/bin/sh", "-c", "pwd -P; ls")
+			s.Process.Cwd = fd
+			if out, _, err := run(t, s, vfork); !errors.Is(err, ErrWorkDir) {
+				t.Errorf("vfork=%v: the working directory %s is %q, %v", vfork, fd, out, err)
+			}
+			for _, below := range []string{"/env", "/usr/bin/env", ""}[:1+n%3] {
+				if out, _, err := run(t, spec(fd+below), vfork); !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrNotExecutable) {
+					t.Errorf("vfork=%v: %s ran: %q, %v", vfork, fd+below, out, err)
+				}
+			}
+		}
+	}
+}
+
+// The keys of the caller's session are not the container's.
+func TestSessionKeyring(t *testing.T) {
+	runtime.LockOSThread() // the keyring is a thread's
+	if _, err := unix.KeyctlJoinSessionKeyring(""); err != nil {
+		t.Skip("no keyrings in this kernel")
+	}
+	id, err := unix.AddKey("user", "layerctl-test", []byte("secret"), unix.KEY_SPEC_SESSION_KEYRING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, vfork := range []bool{true, false} {
+		s := spec("cat", "/proc/keys")
+		s.Linux.MaskedPaths = nil
+		out, _, err := run(t, s, vfork)
+		if err != nil || strings.Contains(out, "layerctl-test") || strings.Contains(out, fmt.Sprintf("%08x", id)) {
+			t.Errorf("vfork=%v: %v, the container possesses\n%s", vfork, err, out)
+		}
 	}
 }
 

@@ -43,13 +43,13 @@ const (
 //go:noinline
 //go:norace
 //go:nocheckptr
-func spawn(args *cloneArgs, program uintptr, st *status) (pid, errno uintptr) {
+func spawn(args *cloneArgs, program uintptr, st *status, keep uintptr) (pid, errno uintptr) {
 	beforeFork()
 	pid, errno = rawClone3(uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args))
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
-	walk(program, st)
+	walk(program, st, keep)
 	return 0, 0
 }
 
@@ -64,12 +64,12 @@ func word(at uintptr, n uintptr) uintptr {
 }
 
 // walk does the steps of a relocated plan and ends in the command, or in exit. Nothing in it may allocate, grow the stack or call what
-// is not nosplit: there is no Go runtime in this process.
+// is not nosplit: there is no Go runtime in this process. It keeps the descriptor keep, where that is above 2, until the command begins.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func walk(program uintptr, st *status) {
+func walk(program uintptr, st *status, keep uintptr) {
 	n := word(program, 3)
 	for i := uintptr(0); i < n; i++ {
 		rec := program + 8*(plan.HeadWords+plan.StepWords*i)
@@ -96,6 +96,8 @@ func walk(program uintptr, st *status) {
 			if e == 0 && uintptr(buf[0]) != a[1] {
 				e = syscall.ENOTSUP
 			}
+		case uintptr(plan.OpCloseRest):
+			e = closeRest(keep)
 		default:
 			e = execAny(a[0], a[1], a[2])
 		}
@@ -113,6 +115,26 @@ func walk(program uintptr, st *status) {
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, exitFailed, 0, 0)
 	}
+}
+
+// closeRest closes the descriptors from 3 on, but keep.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func closeRest(keep uintptr) syscall.Errno {
+	const last = uintptr(^uint32(0))
+	from := uintptr(3)
+	if keep > 2 {
+		if keep > 3 {
+			if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 3, keep-1, 0); e != 0 {
+				return e
+			}
+		}
+		from = keep + 1
+	}
+	_, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, from, last, 0)
+	return e
 }
 
 // execAny tries each path as execvp does: one that may not be run is remembered, for it says more than that others are not there.

@@ -38,9 +38,6 @@ type Compiled struct {
 	files     []*os.File
 }
 
-// Files are the descriptors that the plan names.
-func (c *Compiled) Files() []*os.File { return c.files }
-
 // Close closes what the plan refers to, but not the console, which belongs to whoever talks to the container.
 func (c *Compiled) Close() {
 	for _, f := range c.files {
@@ -172,7 +169,7 @@ const nowhere = "" // a step that a learner need not see
 
 // beginning makes the process nobody's: no descriptor, signal mask or terminal of the caller's, then its cgroups and their namespace.
 func (c *compiler) beginning() {
-	// From 3 on everything closes when the command begins; the plan itself still uses some of them.
+	// From 3 on everything closes when the command begins, whatever happens on the way; the plan itself still uses some of them.
 	c.call("mark the caller's descriptors to be closed", "# close_range: nothing but stdin, stdout and stderr stays open in the command",
 		unix.SYS_CLOSE_RANGE, Int(3), Int(uint64(^uint32(0))), Int(unix.CLOSE_RANGE_CLOEXEC))
 	c.call("empty the signal mask", nowhere, unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), Data(make([]byte, 8)), Int(0), Int(8))
@@ -180,6 +177,9 @@ func (c *compiler) beginning() {
 		// Handlers go with the clone; what the caller ignores, as under nohup, would stay ignored.
 		c.call(fmt.Sprintf("stop ignoring signal %d", sig), nowhere, unix.SYS_RT_SIGACTION, Int(sig), Data(make([]byte, 32)), Int(0), Int(8))
 	}
+	// What the caller's session keeps in its keyring is not the container's; the new one has no name and is empty (keyrings(7)).
+	c.Plan.add(Step{Name: "begin a session keyring", Shell: "keyctl new_session", Call: unix.SYS_KEYCTL, Args: []Arg{Int(unix.KEYCTL_JOIN_SESSION_KEYRING), Int(0)},
+		OK: []unix.Errno{unix.ENOSYS, unix.EPERM, unix.EDQUOT}})
 	c.call("begin a session", "setsid  # no process of the container can type into the caller's terminal", unix.SYS_SETSID)
 	for i, fd := range c.in.Stdio {
 		if fd == i {
@@ -237,7 +237,9 @@ func (c *compiler) identity() {
 		umask = *p.User.Umask
 	}
 	c.call("set umask", fmt.Sprintf("umask %04o", umask), unix.SYS_UMASK, Int(umask))
-	c.call("enter working directory "+p.Cwd, "cd "+quote(p.Cwd), unix.SYS_CHDIR, Str(p.Cwd))
+	// Now, and not when the command begins: names are looked up from here on that the image chose, and /proc/self/fd must lead nowhere.
+	c.Plan.add(Step{Name: "close the caller's descriptors", Op: OpCloseRest})
+	c.workDir(p.Cwd)
 	c.bounding()
 	groups := make([]byte, 0, 4*len(p.User.AdditionalGids)+4)
 	for _, g := range p.User.AdditionalGids {
@@ -261,9 +263,29 @@ func (c *compiler) identity() {
 		Args: []Arg{List(candidates(p.Args[0], p.Env)), List(p.Args), List(p.Env)}})
 }
 
+// workDir makes the working directory where it is missing, as Docker does, and enters it. That is the child's work: the directory may
+// lie in one of the mounts.
+func (c *compiler) workDir(dir string) {
+	dir = path.Clean("/" + dir)
+	for i := 1; i < len(dir); i++ {
+		if i+1 < len(dir) && dir[i+1] != '/' {
+			continue
+		}
+		part := dir[:i+1]
+		// What is there may be a link, and one that does not lead to a directory is told by chdir.
+		c.Plan.add(Step{Name: "make working directory " + part, Call: unix.SYS_MKDIRAT, Args: []Arg{Int(unix.AT_FDCWD), Str(part), Int(0o755)},
+			OK: []unix.Errno{unix.EEXIST, unix.ENOTDIR, unix.EROFS}, Cwd: true})
+	}
+	shell := "cd " + quote(dir)
+	if dir != "/" {
+		shell = "mkdir -p " + quote(dir) + " && " + shell
+	}
+	c.Plan.add(Step{Name: "working directory " + dir, Shell: shell, Call: unix.SYS_CHDIR, Args: []Arg{Str(dir)}, Cwd: true})
+}
+
 // candidates are the paths that a command's name may mean, as execvp finds them in PATH.
 func candidates(name string, env []string) []string {
-	if strings.Contains(name, "/") {
+	if strings.Contains(name, "/") || name == "" {
 		return []string{name}
 	}
 	search := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

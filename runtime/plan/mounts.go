@@ -103,6 +103,7 @@ func (c *compiler) prepareMounts() ([]mountStep, error) {
 		if fd < 0 && !c.pty {
 			return nil, fmt.Errorf("a container without stdin, stdout or stderr: %w", ErrUnsupported)
 		}
+		c.givePipe(fd)
 	}
 	return steps, nil
 }
@@ -174,46 +175,16 @@ func (c *compiler) target(made map[string]*os.File, dest string, dir bool) (*os.
 			break
 		}
 	}
-	return OpenInRoot(root, rel, dir)
+	return openInRoot(root, rel, dir, 0)
 }
 
-// OpenInRoot opens a path inside a root for use as a mount's target (O_PATH), making missing directories, and the file itself, on the way.
-// Links are followed as they would be by a process whose root this is; none leads out of it (openat2(2), RESOLVE_IN_ROOT).
-func OpenInRoot(root *os.File, rel string, dir bool) (*os.File, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	if dir {
-		how.Flags |= unix.O_DIRECTORY
+// givePipe lets an ordinary user of the container open /dev/stdout and its like where they are pipes: nobody else knows a pipe, but who
+// made it is its owner. A file or a terminal of the caller's stays the caller's.
+func (c *compiler) givePipe(fd int) {
+	var st unix.Statfs_t
+	if uid := c.spec.Process.User.UID; uid != 0 && unix.Fstatfs(fd, &st) == nil && st.Type == unix.PIPEFS_MAGIC {
+		unix.Fchown(fd, int(uid), -1)
 	}
-	if rel == "" {
-		rel = "."
-	}
-	fd, err := unix.Openat2(int(root.Fd()), rel, &how)
-	if err == nil {
-		return os.NewFile(uintptr(fd), rel), nil
-	}
-	if err != unix.ENOENT || rel == "." {
-		return nil, fmt.Errorf("find /%s in the root: %w", rel, err)
-	}
-	parent, err := OpenInRoot(root, strings.TrimPrefix(path.Dir("/"+rel), "/"), true)
-	if err != nil {
-		return nil, err
-	}
-	defer parent.Close()
-	base := path.Base(rel)
-	if dir {
-		err = unix.Mkdirat(int(parent.Fd()), base, 0o755)
-	} else {
-		err = unix.Mknodat(int(parent.Fd()), base, unix.S_IFREG|0o644, 0)
-	}
-	if err != nil {
-		// EEXIST here is a link that leads nowhere.
-		return nil, fmt.Errorf("make /%s in the root: %w", rel, err)
-	}
-	fd, err = unix.Openat2(int(root.Fd()), rel, &how)
-	if err != nil {
-		return nil, fmt.Errorf("find /%s in the root: %w", rel, err)
-	}
-	return os.NewFile(uintptr(fd), rel), nil
 }
 
 // fillDev makes the nodes that every container has (runtime-spec, config-linux.md, "Default Devices").
@@ -262,6 +233,11 @@ func (c *compiler) openConsole(pts *os.File) error {
 	}
 	f := os.NewFile(inner, "terminal")
 	c.files = append(c.files, f)
+	if uid := c.spec.Process.User.UID; uid != 0 {
+		if err := unix.Fchown(int(inner), int(uid), -1); err != nil {
+			return fmt.Errorf("give the terminal to user %d: %w", uid, err)
+		}
+	}
 	for i := range c.in.Stdio {
 		c.in.Stdio[i] = int(inner)
 	}

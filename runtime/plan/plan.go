@@ -13,9 +13,10 @@ type Op uint8
 
 // The operations. All but a few steps are one system call.
 const (
-	OpCall    Op = iota // Call(Args…)
-	OpCheckFS           // the file system at Args[0], a path, has the magic number Args[1]
-	OpExecAny           // execve each of Args[0], paths, with arguments Args[1] and environment Args[2], until one succeeds
+	OpCall      Op = iota // Call(Args…)
+	OpCheckFS             // the file system at Args[0], a path, has the magic number Args[1]
+	OpCloseRest           // close every descriptor from 3 on, but the one by which the walker tells that the command has begun
+	OpExecAny             // execve each of Args[0], paths, with arguments Args[1] and environment Args[2], until one succeeds
 )
 
 // Plan is a start plan.
@@ -34,6 +35,7 @@ type Step struct {
 	Args  []Arg
 	OK    []unix.Errno // errors that do not end the walk
 	Needs int          // skip unless this step, counted from 1, succeeded; 0 for always
+	Cwd   bool         // part of entering the working directory: where it fails, the caller or the image named a wrong one
 }
 
 // Arg is an argument: a number, bytes whose address is passed, a list of strings as argv is, or the result of an earlier step.

@@ -78,9 +78,9 @@ func Build(o Options) *specs.Spec {
 	return s
 }
 
-// Environment joins what the image sets, what every container has, and what the user sets, which wins. A name alone, without "=", is
-// taken from lookup, or unset.
-func Environment(image, user []string, hostname, home string, terminal bool, lookup func(string) (string, bool)) []string {
+// Environment joins what every container has, what the image sets, and what the user sets; the later wins. A name alone, without "=", is
+// unset.
+func Environment(image, user []string, hostname, home string, terminal bool) []string {
 	env := append([]string(nil), image...)
 	set := func(name, value string) {
 		for i, kv := range env {
@@ -94,7 +94,9 @@ func Environment(image, user []string, hostname, home string, terminal bool, loo
 	if !hasName(env, "PATH") {
 		env = append([]string{DefaultPath}, env...)
 	}
-	set("HOSTNAME", hostname)
+	if !hasName(env, "HOSTNAME") {
+		set("HOSTNAME", hostname)
+	}
 	if terminal && !hasName(env, "TERM") {
 		set("TERM", "xterm")
 	}
@@ -104,12 +106,8 @@ func Environment(image, user []string, hostname, home string, terminal bool, loo
 	for _, kv := range user {
 		name, value, given := strings.Cut(kv, "=")
 		if !given {
-			v, ok := lookup(name)
-			if !ok {
-				env = without(env, name)
-				continue
-			}
-			value = v
+			env = without(env, name)
+			continue
 		}
 		set(name, value)
 	}
