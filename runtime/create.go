@@ -137,12 +137,25 @@ func (c *Config) checkRootFS() error {
 	return nil
 }
 
+// below says whether path lies in dir, both being absolute.
+func below(path, dir string) bool {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil || dir == "" {
+		return false
+	}
+	rel, err := filepath.Rel(dir, real)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
 // create records a new container. A generated name that is taken is generated again.
 func (s *Store) create(ctx context.Context, o CreateOptions) (*recorded, error) {
 	for try := 0; ; try++ {
 		c, err := o.config()
 		if err != nil {
 			return nil, err
+		}
+		if below(s.root, c.RootFS) {
+			return nil, invalid("root directory %s: the store (%s) lies in it, and no overlay has its upper below its lower", o.RootFS, s.root)
 		}
 		r, err := s.add(ctx, c)
 		if err == nil || o.Name != "" || !errors.Is(err, ErrExists) || try == 20 {

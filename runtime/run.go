@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -181,16 +182,21 @@ func (s *Store) Explain(ctx context.Context, o CreateOptions, w io.Writer) error
 		return &ExitError{exitCode(err), fmt.Errorf("explain: %w", err)}
 	}
 	defer r.lock.Close()
+	var text bytes.Buffer
 	p, err := s.prepare(ctx, &r.Config, [3]int{0, 1, 2})
 	if err == nil {
-		err = p.Explain(w)
+		err = p.Explain(&text)
 		if p.Console != nil {
 			p.Console.Close()
 		}
 		p.close()
 		err = errors.Join(err, p.group.Remove())
 	}
-	if err = errors.Join(err, s.remove(ctx, r.Config)); err != nil {
+	err = errors.Join(err, s.remove(ctx, r.Config))
+	if err == nil {
+		_, err = text.WriteTo(w) // last of all: a pipe that is closed ends us
+	}
+	if err != nil {
 		return &ExitError{exitCode(err), fmt.Errorf("explain: %w", err)}
 	}
 	return nil

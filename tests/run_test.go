@@ -25,7 +25,7 @@ func TestRunFlags(t *testing.T) {
 		{"-w /made/on/the/way busybox pwd", "/made/on/the/way\n"},
 		{"-e A=1 -e PASSED_ON -e NOT_SET busybox sh -c echo~$A,$PASSED_ON,${NOT_SET-unset}", "1,from outside,unset\n"},
 		{"-e PATH=/nowhere:/bin busybox env", "PATH=/nowhere:/bin\n"},
-		{"-u ann busybox id", "uid=1000(ann) gid=1000(ann) groups=10(wheel),50(staff)\n"},
+		{"-u ann busybox id", "uid=1000(ann) gid=1000(ann) groups=10(wheel),50(staff),1000(ann)\n"},
 		{"-u ann:wheel busybox id -g", "10\n"},
 		{"-u 1000 busybox sh -c echo~$HOME", "/home/ann\n"},
 		{"-u 4711:4712 busybox sh -c id~-u;id~-g", "4711\n4712\n"},
@@ -289,7 +289,7 @@ func TestExplain(t *testing.T) {
 	e.busybox("tree")
 	out := e.ok("run", "--rm", "--rootfs", "./tree", "--explain", "echo", "a b")
 	for _, want := range []string{"mount -t overlay", "lowerdir=" + filepath.Join(e.dir, "tree"), "unshare --pid --fork --mount --uts --ipc --net",
-		"/sys/fs/cgroup/devices/layerctl/", "mount -t proc", "pivot_root . .", "hostname ", "ip link set lo up", "exec echo 'a b'"} {
+		"/sys/fs/cgroup/devices/layerctl/", "mount -t proc", "mknod -m 666 ROOT/dev/null c 1 3", "mkdir ROOT/dev/pts\n", "pivot_root . .", "hostname ", "ip link set lo up", "exec echo 'a b'"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in:\n%s", want, out)
 		}

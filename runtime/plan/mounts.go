@@ -187,13 +187,21 @@ func (c *compiler) givePipe(fd int) {
 	}
 }
 
-// fillDev makes the nodes that every container has (runtime-spec, config-linux.md, "Default Devices").
-func (c *compiler) fillDev() error {
-	fd := int(c.dev.Fd())
-	for _, n := range [...]struct {
+// The nodes that every container has, and the links (runtime-spec, config-linux.md, "Default Devices"; runtime-linux.md, "Dev symbolic
+// links").
+var (
+	devices = [...]struct {
 		name         string
 		major, minor uint32
-	}{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}} {
+	}{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}
+	deviceLinks = [...][2]string{{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"},
+		{"/proc/self/fd/2", "stderr"}, {"/proc/kcore", "core"}, {"pts/ptmx", "ptmx"}}
+)
+
+// fillDev makes them.
+func (c *compiler) fillDev() error {
+	fd := int(c.dev.Fd())
+	for _, n := range devices {
 		if err := unix.Mknodat(fd, n.name, unix.S_IFCHR|0o666, int(unix.Mkdev(n.major, n.minor))); err != nil {
 			return fmt.Errorf("make device %s: %w", n.name, err)
 		}
@@ -202,8 +210,7 @@ func (c *compiler) fillDev() error {
 			return fmt.Errorf("make device %s: %w", n.name, err)
 		}
 	}
-	for _, l := range [...][2]string{{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"},
-		{"/proc/self/fd/2", "stderr"}, {"/proc/kcore", "core"}, {"pts/ptmx", "ptmx"}} {
+	for _, l := range deviceLinks {
 		if err := unix.Symlinkat(l[0], fd, l[1]); err != nil {
 			return fmt.Errorf("make link %s: %w", l[1], err)
 		}
@@ -274,11 +281,12 @@ func (c *compiler) enterRoot(mounts []mountStep) {
 }
 
 func (c *compiler) attach(name string, m mountStep, fd Arg) {
-	c.call(name, shellMount(m.spec), unix.SYS_MOVE_MOUNT, fd, Str(""), Int(int(m.target.Fd())), Str(""),
+	c.call(name, c.shellMount(m.spec), unix.SYS_MOVE_MOUNT, fd, Str(""), Int(int(m.target.Fd())), Str(""),
 		Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
 }
 
-func shellMount(m specs.Mount) string {
+// shellMount is a mount in a shell's words, with what must be there before it and what is made in it.
+func (c *compiler) shellMount(m specs.Mount) string {
 	target := "ROOT" + m.Destination
 	if m.Type == "bind" {
 		s := "mount --bind " + quote(m.Source) + " " + quote(target)
@@ -291,7 +299,22 @@ func shellMount(m specs.Mount) string {
 	if len(m.Options) > 0 {
 		s += " -o " + strings.Join(m.Options, ",")
 	}
-	return s + " " + m.Type + " " + quote(target)
+	s += " " + m.Type + " " + quote(target)
+	switch {
+	case m.Destination == "/dev":
+		for _, n := range devices {
+			s += fmt.Sprintf("\nmknod -m 666 ROOT/dev/%s c %d %d", n.name, n.major, n.minor)
+		}
+		for _, l := range deviceLinks {
+			s += "\nln -s " + l[0] + " ROOT/dev/" + l[1]
+		}
+		if c.pty {
+			s += "\ntouch ROOT/dev/console"
+		}
+	case strings.HasPrefix(m.Destination, "/dev/"):
+		s = "mkdir " + quote(target) + "\n" + s
+	}
+	return s
 }
 
 // maskPaths hides and write-protects what of /proc and /sys is the host's. Both are verified to be what they should be before a path

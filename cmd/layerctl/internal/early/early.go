@@ -13,6 +13,8 @@ import (
 	"errors"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
 	"github.com/layerctl/layerctl/image/record"
 	"github.com/layerctl/layerctl/runtime"
@@ -24,6 +26,10 @@ func init() {
 	if len(os.Args) == 0 {
 		return
 	}
+	if os.Getpid() == 1 && foreign() {
+		os.Stderr.WriteString("layerctl: a container's command led to the program that started it (/proc/self/exe): refused\n")
+		os.Exit(126)
+	}
 	switch os.Args[0] {
 	case monitor.Name:
 		os.Exit(runtime.MonitorMain(os.Args[1:]))
@@ -33,6 +39,21 @@ func init() {
 	if code, done := run(os.Args[1:]); done {
 		os.Exit(code)
 	}
+}
+
+// foreign says that this program is not in the file system that it runs in: an image has named /proc/self/exe as its command, or as an
+// interpreter, before it had a process of its own. Nothing of the image's may run in a process of that file, for its root could then
+// write to it (CVE-2019-5736).
+func foreign() bool {
+	name, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return false
+	}
+	var it, named unix.Stat_t
+	if unix.Stat("/proc/self/exe", &it) != nil {
+		return false
+	}
+	return unix.Stat(name, &named) != nil || it.Dev != named.Dev || it.Ino != named.Ino
 }
 
 // run tries the short path for a command line, and says whether it took it.
