@@ -85,7 +85,6 @@ type source interface {
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
 	img, err := s.pull(ctx, ref, o)
 	if err != nil {
-		s.makeRoom(ctx, err)
 		if isCorrupt(err) {
 			err = fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
@@ -196,12 +195,18 @@ func fetchManifest(ctx context.Context, src source, want string, p platform) (*m
 			return nil, fmt.Errorf("an index of indexes of indexes: %w", content.ErrCorrupt)
 		}
 		m.index = got.Raw
-		digest, err := choose(got.Raw, p)
+		d, err := choose(got.Raw, p)
 		if err != nil {
 			return nil, err
 		}
-		if got, err = src.Manifest(ctx, digest); err != nil {
+		if !reference.ValidDigest(d.Digest.String()) {
+			return nil, fmt.Errorf("its index names a manifest with the digest %.100q: %w", d.Digest, content.ErrCorrupt)
+		}
+		if got, err = src.Manifest(ctx, d.Digest.String()); err != nil {
 			return nil, err
+		}
+		if int64(len(got.Raw)) != d.Size {
+			return nil, fmt.Errorf("manifest %s has %d bytes, its index says %d: %w", d.Digest, len(got.Raw), d.Size, content.ErrCorrupt)
 		}
 	}
 	switch t := types.MediaType(got.MediaType); {
@@ -237,28 +242,28 @@ func fetchManifest(ctx context.Context, src source, want string, p platform) (*m
 }
 
 // choose finds the manifest of a platform in an index. Of several the first counts (image-spec, image-index.md).
-func choose(raw []byte, p platform) (string, error) {
+func choose(raw []byte, p platform) (v1.Descriptor, error) {
 	var index v1.IndexManifest
 	if err := json.Unmarshal(raw, &index); err != nil {
-		return "", fmt.Errorf("its index does not parse: %w: %w", content.ErrCorrupt, err)
+		return v1.Descriptor{}, fmt.Errorf("its index does not parse: %w: %w", content.ErrCorrupt, err)
 	}
 	var have []string
 	for _, d := range index.Manifests {
 		if d.Platform == nil {
 			if len(index.Manifests) == 1 {
-				return d.Digest.String(), nil
+				return d, nil
 			}
 			continue
 		}
 		its := platform{d.Platform.OS, d.Platform.Architecture, d.Platform.Variant}
 		if p.matches(its) {
-			return d.Digest.String(), nil
+			return d, nil
 		}
 		if its.os != "unknown" && !slices.Contains(have, its.String()) {
 			have = append(have, its.String())
 		}
 	}
-	return "", fmt.Errorf("it has no image for %s, only for %s: %w", p, strings.Join(have, ", "), ErrNotFound)
+	return v1.Descriptor{}, fmt.Errorf("it has no image for %s, only for %s: %w", p, strings.Join(have, ", "), ErrNotFound)
 }
 
 // platform is OS/ARCH[/VARIANT].

@@ -3,6 +3,7 @@ package tests
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -54,7 +55,6 @@ type env struct {
 	dir     string // for the test's files
 	root    string
 	runRoot string
-	program string // another build than binary; "" for that
 
 	cgroupsBefore map[string]bool
 }
@@ -101,11 +101,7 @@ func newEnv(t testing.TB) *env {
 }
 
 func (e *env) command(args ...string) *exec.Cmd {
-	program := binary
-	if e.program != "" {
-		program = e.program
-	}
-	cmd := exec.Command(program, args...)
+	cmd := exec.Command(binary, args...)
 	cmd.Dir = e.dir
 	cmd.Env = append(os.Environ(), "LAYERCTL_ROOT="+e.root, "LAYERCTL_RUN_ROOT="+e.runRoot)
 	return cmd
@@ -208,30 +204,22 @@ func (e *env) checkLeaks() {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
-	for _, p := range holders(e.root) {
-		e.t.Errorf("leaked: %s", p)
-	}
-}
-
-// holders are the processes that have a mount below a directory in their namespace, or a file there open: they outlived their test.
-func holders(dir string) []string {
-	var found []string
+	// Whoever has a mount of this store in its namespace, or a file of it open, outlived its test.
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
 		if filepath.Base(p) == fmt.Sprint(os.Getpid()) {
 			continue
 		}
-		if b, err := os.ReadFile(p + "/mountinfo"); err == nil && bytes.Contains(b, []byte(dir)) {
-			found = append(found, "process "+describeProcess(p)+" has a mount in "+dir)
+		if b, err := os.ReadFile(p + "/mountinfo"); err == nil && bytes.Contains(b, []byte(e.root)) {
+			e.t.Errorf("leaked: process %s has a mount of the store", describeProcess(p))
 		}
 		fds, _ := filepath.Glob(p + "/fd/*")
 		for _, fd := range fds {
-			if target, err := os.Readlink(fd); err == nil && strings.HasPrefix(target, dir) {
-				found = append(found, "process "+describeProcess(p)+" has "+target+" open")
+			if target, err := os.Readlink(fd); err == nil && strings.HasPrefix(target, e.root) {
+				e.t.Errorf("leaked: process %s has %s open", describeProcess(p), target)
 			}
 		}
 	}
-	return found
 }
 
 // waitForReaper waits until what was removed is deleted, and the process that does it has gone.
@@ -320,13 +308,20 @@ func startRegistry(t testing.TB, extra string) *registry {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return serveRegistry(t, dir, filepath.Join(dir, "data"), "", extra)
+}
+
+// serveRegistry starts a registry over data, which may be another registry's, too. http is added to that part of its configuration.
+func serveRegistry(t testing.TB, dir, data, http, extra string) *registry {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := l.Addr().String()
 	l.Close()
-	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp: {addr: %s}\n%s\n", dir, addr, extra)
+	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %s%s}\n%s\n", data, addr, http, extra)
 	if err := os.WriteFile(filepath.Join(dir, "config.yml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -343,7 +338,6 @@ func startRegistry(t testing.TB, extra string) *registry {
 		cmd.Process.Kill()
 		cmd.Wait()
 		log.Close()
-		os.RemoveAll(dir)
 	})
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		c, err := net.Dial("tcp", addr)
@@ -356,6 +350,17 @@ func startRegistry(t testing.TB, extra string) *registry {
 			t.Fatalf("docker-registry does not answer: %v\n%s", err, b)
 		}
 	}
+}
+
+// also serves the same images once more, at another address and with other settings.
+func (r *registry) also(http, extra string) *registry {
+	r.t.Helper()
+	dir, err := os.MkdirTemp(scratch, "registry.")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { os.RemoveAll(dir) })
+	return serveRegistry(r.t, dir, filepath.Join(r.dir, "data"), http, extra)
 }
 
 // requests returns what was asked of the registry since the last call: "GET /v2/x/manifests/t".
@@ -424,5 +429,13 @@ func eventually(t testing.TB, what string, is func() bool) {
 			t.Fatalf("it did not come to pass that %s", what)
 		case <-time.After(10 * time.Millisecond):
 		}
+	}
+}
+
+// fromJSON reads what a tool said.
+func fromJSON(t testing.TB, s string, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(s), v); err != nil {
+		t.Fatalf("%v: %s", err, s)
 	}
 }

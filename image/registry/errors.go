@@ -95,15 +95,15 @@ func (h hinted) Unwrap() error { return h.error }
 // explain turns what the network says, which may be many lines, into one line and a kind. What has its kind already stays as it is.
 // host is who was asked, where err does not say that it was somebody else.
 func explain(host string, err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
 	var ue *url.Error
 	if errors.As(err, &ue) {
 		if u, bad := url.Parse(ue.URL); bad == nil && u.Host != "" && u.Host != dockerHubAPI {
 			host = u.Host
 		}
 		err = ue.Err
+	}
+	if err == nil || errors.Is(err, context.Canceled) || err == context.DeadlineExceeded { // which net/http's own timeouts claim to be
+		return err
 	}
 	for _, kind := range []error{ErrNotFound, ErrUnauthorized, ErrUnavailable, ErrCorrupt, ErrBlocked, ErrConfig} {
 		if errors.Is(err, kind) {
