@@ -271,42 +271,62 @@ func (p *puller) find(l *pulledLayer, trees []snapshot.Tree) (bool, error) {
 }
 
 func (p *puller) fetchAll(ctx context.Context, layers []*pulledLayer) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, inner := errgroup.WithContext(ctx)
 	g.SetLimit(min(max(runtime.GOMAXPROCS(0), 2), 6))
 	for _, l := range layers {
 		g.Go(func() error {
-			if err := p.fetch(ctx, l); err != nil {
+			if err := p.fetch(inner, l); err != nil {
 				return fmt.Errorf("layer %s: %w", l.desc.Digest, err)
 			}
 			return nil
 		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	if ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
+		// It is the network that failed, or the user who wants to go on later. Of a full disk nothing is kept.
+		for _, l := range layers {
+			l.ingest.Keep()
+		}
+	}
+	return err
 }
 
-// fetch downloads a layer, or reads its blob where that is kept, and unpacks it meanwhile.
+// fetch brings a layer into a staging. What an earlier pull had kept of it is not downloaded again, unless it turns out to be damaged:
+// nobody had synced it.
 func (p *puller) fetch(ctx context.Context, l *pulledLayer) error {
+	kept, err := p.fetchOnce(ctx, l)
+	if kept && isCorrupt(err) {
+		if err = l.ingest.Restart(); err == nil {
+			_, err = p.fetchOnce(ctx, l)
+		}
+	}
+	return err
+}
+
+// fetchOnce downloads a layer, or reads its blob where that is here, and unpacks it meanwhile. kept says that its beginning came from an
+// earlier pull.
+func (p *puller) fetchOnce(ctx context.Context, l *pulledLayer) (kept bool, err error) {
 	digest := l.desc.Digest.String()
 	st, err := p.s.snaps.NewStaging()
 	if err != nil {
-		return err
+		return false, err
 	}
 	l.staging = st
 	p.lease.Keep(closer(st.Discard))
-	if kept, err := p.s.content.Hold(&p.lease, digest); err != nil {
-		return err
-	} else if kept {
-		return p.reapply(ctx, l, st)
+	if here, err := p.s.content.Hold(&p.lease, digest); err != nil {
+		return false, err
+	} else if here {
+		return false, p.reapply(ctx, l, st)
 	}
 	p.progress.Started(digest, l.desc.Size)
-	body, err := p.src.Blob(ctx, digest, l.desc.Size)
+	body, kept, err := p.openBlob(ctx, l)
 	if err != nil {
-		return err
+		return kept, err
 	}
 	defer body.Close()
 	if f, ok := body.(*content.Spooled); ok {
 		if err := l.ingest.Take(f); err != nil {
-			return err
+			return false, err
 		}
 	}
 	in := &counted{r: io.TeeReader(body, l.ingest), report: func(n int64) { p.progress.Advanced(digest, n) }}
@@ -326,7 +346,40 @@ func (p *puller) fetch(ctx context.Context, l *pulledLayer) error {
 	if err == nil {
 		p.progress.Done(digest, p.came)
 	}
-	return err
+	return kept, err
+}
+
+// resumer is a source that need not send what is here already.
+type resumer interface {
+	BlobFrom(ctx context.Context, digest string, size, from int64) (io.ReadCloser, error)
+}
+
+// openBlob opens the stream of a layer: what an earlier pull kept of it, and the rest from the source.
+func (p *puller) openBlob(ctx context.Context, l *pulledLayer) (body io.ReadCloser, kept bool, err error) {
+	digest := l.desc.Digest.String()
+	src, ok := p.src.(resumer)
+	if !ok {
+		body, err = p.src.Blob(ctx, digest, l.desc.Size)
+		return body, false, err
+	}
+	before, n, err := l.ingest.Kept()
+	if err != nil {
+		return nil, false, err
+	}
+	rest, err := src.BlobFrom(ctx, digest, l.desc.Size, n)
+	if n == 0 {
+		return rest, false, err
+	}
+	if err != nil {
+		before.Close()
+		return nil, true, err
+	}
+	p.progress.Status(fmt.Sprintf("%s: going on after %d of %d bytes that an earlier pull has left", digest[len("sha256:"):][:12], n, l.desc.Size))
+	both := closer(func() error { return errors.Join(before.Close(), rest.Close()) })
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(before, rest), both}, true, nil
 }
 
 // reapply unpacks a layer from the blob that the store keeps.

@@ -118,10 +118,11 @@ type Ingest struct {
 	dir    string
 	lock   *os.File
 	data   *os.File
-	taken  bool         // data is here already
 	out    *direct.File // of data, once more than a buffer was written
 	buf    []byte       // the last bytes, not yet written
-	done   int64        // how many were
+	done   int64        // where in data they belong
+	had    int64        // so many of the first bytes are in data already, and are only counted and hashed
+	keep   bool         // Close leaves data for the next one
 	sum    hash.Hash
 	n      int64
 }
@@ -209,10 +210,8 @@ func (in *Ingest) Write(p []byte) (int, error) {
 		return 0, fmt.Errorf("blob %s has more than the %d bytes that its manifest says: %w", in.digest, in.size, ErrCorrupt)
 	}
 	in.sum.Write(p)
-	if in.taken {
-		return len(p), nil
-	}
-	for rest := p; len(rest) > 0; {
+	here := max(in.had-(in.n-int64(len(p))), 0)
+	for rest := p[min(here, int64(len(p))):]; len(rest) > 0; {
 		if in.buf == nil {
 			in.buf = direct.Buffer()[:0]
 		}
@@ -256,6 +255,57 @@ func (in *Ingest) free() {
 	}
 }
 
+// keptAtLeast is what is worth to be kept of a download that broke off: a fraction of a second of it.
+const keptAtLeast = 1 << 20
+
+// Keep says that what has come so far is good, though it is not all: Close leaves it to whoever brings the blob next, or to Sweep.
+func (in *Ingest) Keep() { in.keep = in.data != nil && in.flush() == nil && in.done >= keptAtLeast }
+
+// Kept opens what somebody before us had kept of the blob, and returns how many bytes that is. Nothing vouches for them: they have to be
+// written to the ingest like all others, which then only counts and hashes them.
+func (in *Ingest) Kept() (before io.ReadCloser, n int64, err error) {
+	name := filepath.Join(in.dir, "data")
+	r, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, nil
+	}
+	var st unix.Stat_t
+	if err == nil {
+		err = unix.Fstat(int(r.Fd()), &st)
+	}
+	if err == nil {
+		// A file with two names was a spool's, whose other name may still be read.
+		if n = st.Size / direct.Align * direct.Align; st.Nlink != 1 || n == 0 || st.Size > in.size {
+			r.Close()
+			return nil, 0, in.Restart()
+		}
+		err = os.Truncate(name, n)
+	}
+	if err == nil {
+		in.data, err = os.OpenFile(name, os.O_WRONLY, 0)
+	}
+	if err != nil {
+		r.Close()
+		return nil, 0, fmt.Errorf("read what is here of blob %s: %w", in.digest, err)
+	}
+	in.had, in.done = n, n
+	return r, n, nil
+}
+
+// Restart forgets everything that has come.
+func (in *Ingest) Restart() error {
+	in.free()
+	if in.data != nil {
+		in.data.Close()
+	}
+	in.data, in.out, in.n, in.had, in.done, in.keep = nil, nil, 0, 0, 0, false
+	in.sum.Reset()
+	if err := os.Remove(filepath.Join(in.dir, "data")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("begin blob %s anew: %w", in.digest, err)
+	}
+	return nil
+}
+
 // Commit verifies size and digest, and puts the blob under its name. The lease holds it from then on.
 func (in *Ingest) Commit(l *snapshot.Lease) error {
 	if in.data == nil {
@@ -284,15 +334,19 @@ func (in *Ingest) Commit(l *snapshot.Lease) error {
 	if err := os.Rename(filepath.Join(in.dir, "data"), in.s.Path(in.digest)); err != nil {
 		return fmt.Errorf("name blob %s: %w", in.digest, err)
 	}
+	in.data = nil
 	failpoint.Hit("ingest/committed")
 	return nil
 }
 
-// Close lets the blob go; what was not committed is thrown away.
+// Close lets the blob go; what was neither committed nor kept is thrown away.
 func (in *Ingest) Close() error {
 	in.free()
 	if in.data != nil {
 		in.data.Close()
+	}
+	if in.keep {
+		return in.lock.Close()
 	}
 	// The lock goes last: a directory without one is anybody's.
 	names, _ := os.ReadDir(in.dir)

@@ -1,9 +1,12 @@
 package content
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -163,5 +166,116 @@ func TestPathsStayInside(t *testing.T) {
 	s := open(t)
 	if p := s.Path(Digest(nil)); !strings.HasPrefix(p, s.dir+"/blobs/sha256/") {
 		t.Error(p)
+	}
+}
+
+// What was kept of a blob is taken up again, and has to hold like the rest.
+func TestIngestKept(t *testing.T) {
+	blob := bytes.Repeat([]byte("0123456789abcdef"), keptAtLeast/8)
+	digest, size, half := Digest(blob), int64(len(blob)), int64(len(blob)/2)
+	s := open(t)
+	begin := func() *Ingest {
+		t.Helper()
+		in, err := s.TryIngest(digest, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return in
+	}
+	write := func(in *Ingest, r io.Reader) {
+		t.Helper()
+		if _, err := io.Copy(in, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave := func(n int64) {
+		t.Helper()
+		in := begin()
+		write(in, bytes.NewReader(blob[:n]))
+		in.Keep()
+		if err := in.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := filepath.Join(s.dir, "ingest", hexOf(digest), "data")
+	var lease snapshot.Lease
+	defer lease.Close()
+
+	leave(keptAtLeast - 1)
+	if _, err := os.Stat(data); err == nil {
+		t.Error("very little was kept")
+	}
+	leave(half + 5) // it is written in whole pages
+	in := begin()
+	r, n, err := in.Kept()
+	if err != nil || n != half {
+		t.Fatalf("%d bytes are kept, %v", n, err)
+	}
+	// Interrupted again, while what was kept is read.
+	write(in, io.LimitReader(r, 100))
+	in.Keep()
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	in = begin()
+	if r, n, err = in.Kept(); err != nil || n != half {
+		t.Fatalf("%d bytes are kept, %v", n, err)
+	}
+	write(in, io.MultiReader(r, bytes.NewReader(blob[n:])))
+	if err := in.Commit(&lease); err != nil {
+		t.Error(err)
+	}
+	in.Keep() // too late to mean anything
+	if err := in.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(s.dir + "/ingest"); err != nil || len(left) > 0 {
+		t.Errorf("left in ingest: %v, %v", left, err)
+	}
+	if b, err := s.Read(digest); err != nil || !bytes.Equal(b, blob) {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+
+	// What is damaged does not get a name; begun anew it does.
+	leave(half)
+	if err := os.WriteFile(data, make([]byte, half), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in = begin()
+	if r, n, err = in.Kept(); err != nil || n != half {
+		t.Fatalf("%d bytes are kept, %v", n, err)
+	}
+	write(in, io.MultiReader(r, bytes.NewReader(blob[n:])))
+	if err := in.Commit(&lease); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("damaged bytes: %v", err)
+	}
+	if err := in.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if _, n, err := in.Kept(); n != 0 || err != nil {
+		t.Errorf("after a restart %d bytes are kept, %v", n, err)
+	}
+	write(in, bytes.NewReader(blob))
+	if err := in.Commit(&lease); err != nil {
+		t.Error(err)
+	}
+	in.Close()
+
+	// More than there can be, and what nobody comes back for.
+	leave(size)
+	if err := os.Truncate(data, size+1); err != nil {
+		t.Fatal(err)
+	}
+	in = begin()
+	if _, n, err := in.Kept(); n != 0 || err != nil {
+		t.Errorf("of a file that is too long %d bytes are kept, %v", n, err)
+	}
+	in.Close()
+	leave(half)
+	if err := s.Sweep(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(s.dir + "/ingest"); err != nil || len(left) > 0 {
+		t.Errorf("left in ingest: %v, %v", left, err)
 	}
 }

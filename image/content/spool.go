@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -77,6 +78,6 @@ func (in *Ingest) Take(f *Spooled) error {
 	if err := os.Link(f.Name(), data); err != nil {
 		return fmt.Errorf("write blob %s: %w", in.digest, err)
 	}
-	in.data, in.taken = f.File, true
+	in.data, in.had = f.File, math.MaxInt64
 	return nil
 }
