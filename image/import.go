@@ -115,7 +115,9 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 	if err := s.name(ref.String(), nameRow{ID: id}, row); err != nil {
 		return Image{}, err
 	}
-	return s.Resolve(ctx, ref.String())
+	img := row.image(id, ref.String()) // not looked up again: somebody may have removed it already
+	img.Names, img.Config = []string{img.Name}, raw
+	return img, nil
 }
 
 // now is the time of making, which SOURCE_DATE_EPOCH may set (reproducible-builds.org).

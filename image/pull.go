@@ -156,7 +156,11 @@ func (s *Store) pull(ctx context.Context, arg string, o PullOptions) (Image, err
 	if err := s.name(name.String(), n, row); err != nil {
 		return Image{}, err
 	}
-	return s.Resolve(ctx, name.String())
+	// Not looked up again: somebody may have removed it already, and that is not this command's failure.
+	img := row.image(n.ID, name.String())
+	img.Digest, img.Names = n.Digest, []string{img.Name}
+	img.Config, err = s.content.Read(n.ID)
+	return img, err
 }
 
 // unchanged asks, in one request, whether the registry still means the image that is here.

@@ -89,7 +89,7 @@ type Layer struct {
 // Image is an image in the store, under one of its names.
 type Image struct {
 	record.Record
-	Names    []string // all of them
+	Names    []string // all of them; what was just made is not asked for others
 	Platform string   // OS/ARCH[/VARIANT]
 	Created  time.Time
 	Size     int64 // bytes of files in all layers
@@ -353,14 +353,20 @@ func layoutOf(names map[string]nameRow) ([]byte, error) {
 	return json.Marshal(index)
 }
 
+// image is what a row says of an image.
+func (r *imageRow) image(id, name string) Image {
+	img := Image{Platform: r.Platform, Created: r.Created, Size: r.Size, Layers: r.Layers}
+	img.Record = record.Record{Name: name, ID: id, Chain: r.Chain, OS: r.OS, Arch: r.Arch, Settings: r.Settings}
+	return img
+}
+
 // load reads an image under one of its names ("" for none).
 func (s *Store) load(tx *bbolt.Tx, id, name string) (Image, error) {
 	var row imageRow
 	if ok, err := getJSON(tx, bucketImages, id, &row); err != nil || !ok {
 		return Image{}, errors.Join(err, fmt.Errorf("%s: %w", id, ErrNotFound))
 	}
-	img := Image{Platform: row.Platform, Created: row.Created, Size: row.Size, Layers: row.Layers}
-	img.Record = record.Record{Name: name, ID: id, Chain: row.Chain, OS: row.OS, Arch: row.Arch, Settings: row.Settings}
+	img := row.image(id, name)
 	if name != "" {
 		var n nameRow
 		if _, err := getJSON(tx, bucketNames, name, &n); err != nil {

@@ -419,12 +419,15 @@ func usageOf(dir string) (Usage, error) {
 	var u Usage
 	seen := map[[2]uint64]bool{}
 	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // gone while we looked: a running container's, or the trash's
+		}
 		if err != nil {
 			return err
 		}
 		info, err := d.Info()
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // gone while we looked: a running container's
+			return nil
 		}
 		if err != nil {
 			return err
