@@ -10,4 +10,9 @@
 // The order of a pull is what makes a crash harmless: blobs and trees are verified and renamed into place, the filesystem is synced
 // once, one transaction commits the chain's snapshots, one names the image. Whatever a name reaches is whole; what a crash left behind
 // is reached by none.
+//
+// What a pull found here or has made it holds by a lease (snapshot.Lease) until the image has its name. Removing takes the rows first, in
+// one transaction that locks what nobody needs by then and nobody holds, and then moves that into the trash. Files that say what rows say
+// (names/, index.json) are written while the rows are locked; a name's record goes before its row changes, so that a record is never
+// older than the rows. Whoever needs both databases locks images' before snapshots'.
 package image

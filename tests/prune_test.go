@@ -152,6 +152,35 @@ func TestReaper(t *testing.T) {
 		t.Errorf("trees: %q", names)
 	}
 	e.waitForReaper()
+
+	// What a container wrote is deleted so, too, whether it is removed or removes itself.
+	e.busybox("busybox")
+	e.ok("import", "./busybox")
+	script := "mkdir /d && cd /d && seq 3000 | xargs touch"
+	e.ok("run", "--rm", "busybox", "sh", "-c", script)
+	e.ok("run", "--name", "wrote", "busybox", "sh", "-c", script)
+	e.ok("rm", "wrote")
+	if names := list(filepath.Join(e.root, "snapshots/active")); len(names) != 0 {
+		t.Errorf("active: %q", names)
+	}
+	e.waitForReaper()
+}
+
+// A record that outlived its image, as a kill may leave one, does not mislead run.
+func TestRunAfterStaleRecord(t *testing.T) {
+	reg := startRegistry(t, "")
+	reg.push("app", "", "--config.cmd /bin/sh", busyboxLayer)
+	e := withBusybox(t)
+	app := reg.addr + "/app"
+	e.ok("pull", app)
+	sh(t, e.root, "cp -r images/names stale")
+	e.ok("rmi", app)
+	e.ok("rmi", "busybox")
+	sh(t, e.root, "cp stale/* images/names/ && rm -r stale")
+	if out := e.ok("run", "--rm", app, "cat", "/etc/one"); out != "one\n" {
+		t.Errorf("run printed %q", out)
+	}
+	e.fails(125, []string{"busybox: no such image"}, "run", "--rm", "--pull", "never", "busybox", "true")
 }
 
 // tree lists the store's files, but for what the databases and locks are.

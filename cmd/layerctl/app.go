@@ -118,12 +118,13 @@ shows what is inside the layers.`,
 	return root
 }
 
-func unknownCommand(root *cobra.Command, name string) error {
+func unknownCommand(parent *cobra.Command, name string) error {
 	err := fmt.Errorf("unknown command %q", name)
-	if near := root.SuggestionsFor(name); len(near) > 0 {
-		return start.Hinted(usageError{err}, "did you mean `layerctl "+strings.Join(near, "` or `layerctl ")+"`?")
+	path := parent.CommandPath()
+	if near := parent.SuggestionsFor(name); len(near) > 0 {
+		return start.Hinted(usageError{err}, "did you mean `"+path+" "+strings.Join(near, "` or `"+path+" ")+"`?")
 	}
-	return start.Hinted(usageError{err}, "`layerctl --help` lists the commands")
+	return start.Hinted(usageError{err}, "`"+path+" --help` lists the commands")
 }
 
 // register adds flags that the short path knows, too.

@@ -9,6 +9,7 @@ import (
 	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
 	"github.com/layerctl/layerctl/image"
 	"github.com/layerctl/layerctl/image/record"
+	"github.com/layerctl/layerctl/snapshot"
 )
 
 func (a *app) runCommand() *cobra.Command {
@@ -41,15 +42,23 @@ func (a *app) run(cmd *cobra.Command, r *start.Run, args []string) error {
 		return err
 	}
 	ctx := cmd.Context()
-	var rec *record.Record
-	if r.RootFS == "" {
-		if rec, err = a.runImage(cmd, images, r, args); err != nil {
-			return err
+	var code int
+	for try := 1; ; try++ {
+		var rec *record.Record
+		if r.RootFS == "" {
+			if rec, err = a.runImage(ctx, images, r, args, try > 1); err != nil {
+				return err
+			}
 		}
+		// From here on the signals are the container's. Letting go of them cancels the context, which is not meant.
+		a.stopSignals()
+		ctx = context.WithoutCancel(ctx)
+		code, err = r.Execute(ctx, containers, r.Options(rec, args))
+		if !errors.Is(err, snapshot.ErrNotFound) || rec == nil || try == 3 {
+			break
+		}
+		// The image was removed after it was found and before the container stood on it.
 	}
-	// From here on the signals are the container's. Letting go of them cancels the context, which is not meant.
-	a.stopSignals()
-	code, err := r.Execute(context.WithoutCancel(ctx), containers, r.Options(rec, args))
 	if err != nil {
 		return err
 	}
@@ -59,13 +68,14 @@ func (a *app) run(cmd *cobra.Command, r *start.Run, args []string) error {
 	return nil
 }
 
-// runImage finds the image that is to be run, and pulls it where --pull says so.
-func (a *app) runImage(cmd *cobra.Command, images *image.Store, r *start.Run, args []string) (*record.Record, error) {
-	ctx := cmd.Context()
-	if r.Pull != "always" {
-		rec, err := r.Find(args)
-		if err == nil || !errors.Is(err, record.ErrNotFound) {
-			return rec, err
+// runImage finds the image that is to be run, and pulls it where --pull says so. Where its record misled, the rows are asked.
+func (a *app) runImage(ctx context.Context, images *image.Store, r *start.Run, args []string, misled bool) (*record.Record, error) {
+	if r.Pull != "always" || misled {
+		if !misled {
+			rec, err := r.Find(args)
+			if err == nil || !errors.Is(err, record.ErrNotFound) {
+				return rec, err
+			}
 		}
 		img, err := images.Resolve(ctx, args[0])
 		if err == nil {

@@ -83,6 +83,9 @@ func run(args []string) (code int, done bool) {
 	if err == nil {
 		return code, true
 	}
+	if image != nil && errors.Is(err, snapshot.ErrNotFound) {
+		return 0, false // removed since it was found: nothing was started, and the ordinary way knows what to do
+	}
 	start.Report(os.Stderr, start.WithHint(err))
 	var exit *runtime.ExitError
 	if errors.As(err, &exit) {
