@@ -2,15 +2,16 @@
 //
 // On disk, below the store's root:
 //
+//	containers/ID/              locked by flock as long as the container's monitor lives
 //	containers/ID/config.json   how it was made; written once
 //	containers/ID/exit.json     how it ended, last time
 //	containers/names/NAME       a symbolic link to ../ID: making it is the test that the name is free
 //
-// and below the run root, which a reboot may empty:
+// and below the run root, which a reboot may empty, and which several stores may share:
 //
-//	containers/ID/              locked by flock as long as the container's monitor lives
-//	containers/ID/state.json    its first process and when it started
-//	containers/ID/hosts, hostname, resolv.conf   what is mounted in it
+//	containers/STORE/ID/              STORE is a hash of the store's path
+//	containers/STORE/ID/state.json    its first process and when it started
+//	containers/STORE/ID/hosts, hostname, resolv.conf   what is mounted in it
 //
 // The monitor is the process that waits for the container: the command line itself, or for a container with a terminal a process of its
 // own. Whether a container lives is asked of the lock and never guessed from a pid. A container whose lock is free and which has no end

@@ -17,19 +17,26 @@ import (
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
-// hold takes the lock that says "monitored", a flock on the container's volatile directory, which it makes where it is not there. The
-// kernel lets go of it when the last process that has it is gone, so a lock that is free, with a directory that is there, is what a
-// crash left. Where another holds it for longer than patience, the error is EWOULDBLOCK.
-func (s *Store) hold(id string, patience time.Duration) (*os.File, error) {
-	path := s.runPath(id)
-	for until := time.Now().Add(patience); ; {
-		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+// claim makes a container's directory, where it is not there, and takes its lock.
+func (s *Store) claim(id string, patience time.Duration) (*os.File, error) {
+	for {
+		if err := os.Mkdir(s.path(id), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
-		f, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // taken away between the two
+		// Whoever lists the containers in between takes a directory without a record away.
+		if f, err := s.hold(id, patience); !errors.Is(err, fs.ErrNotExist) {
+			return f, err
 		}
+	}
+}
+
+// hold takes the lock that says "monitored", a flock on the container's directory. It is in the store and not below the run root, so that
+// all who use the store ask the same lock, whatever their run root. The kernel lets go of it when the last process that has it is gone.
+// Where another holds it for longer than patience, the error is EWOULDBLOCK; where the directory is not there, fs.ErrNotExist.
+func (s *Store) hold(id string, patience time.Duration) (*os.File, error) {
+	path := s.path(id)
+	for until := time.Now().Add(patience); ; {
+		f, err := os.Open(path)
 		if err != nil {
 			return nil, err
 		}
@@ -68,7 +75,7 @@ func isAt(f *os.File, path string) (bool, error) {
 
 // monitored says whether somebody holds a container's lock.
 func (s *Store) monitored(id string) (bool, error) {
-	f, err := os.Open(s.runPath(id))
+	f, err := os.Open(s.path(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -86,15 +93,15 @@ func (s *Store) monitored(id string) (bool, error) {
 // bury ends what is left of a container whose monitor is gone, and records that nobody saw its end; one that was to be removed is.
 func (s *Store) bury(ctx context.Context, c *Container) error {
 	lock, err := s.hold(c.ID, 2*time.Second)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil // somebody else is at it
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody else is at it, or done
 	}
 	if err != nil {
 		return fmt.Errorf("end what is left of container %.12s: %w", c.ID, err)
 	}
 	defer lock.Close()
-	if !s.recorded(c.ID) { // somebody else has been at it, and is done
-		return os.RemoveAll(s.runPath(c.ID))
+	if !s.recorded(c.ID) { // somebody else was at it, and died
+		return nil
 	}
 	if err := endProcesses(c.ID); err != nil {
 		return err
@@ -104,8 +111,8 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 		return s.remove(ctx, c.Config)
 	}
 	var r running
-	if readJSON(s.runPath(c.ID, "state.json"), &r); r.Pid == 0 {
-		return os.RemoveAll(s.runPath(c.ID)) // it had not begun
+	if readJSON(s.volatile(&c.Config, "state.json"), &r); r.Pid == 0 {
+		return os.RemoveAll(s.volatile(&c.Config)) // it had not begun
 	}
 	e := ended{ExitCode: 255, Error: "its monitor was killed; nobody saw how it ended", StartedAt: r.StartedAt, FinishedAt: time.Now().UTC()}
 	b, err := json.Marshal(e)
@@ -114,7 +121,7 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 	}
 	failpoint.Hit("bury/recorded")
 	if err == nil {
-		err = os.RemoveAll(s.runPath(c.ID))
+		err = os.RemoveAll(s.volatile(&c.Config))
 	}
 	return err
 }
@@ -149,9 +156,10 @@ func (s *Store) remove(ctx context.Context, c Config) error {
 		os.Remove(link)
 	}
 	failpoint.Hit("remove/name")
-	err = os.RemoveAll(s.path(c.ID))
-	failpoint.Hit("remove/record")
-	return errors.Join(err, os.RemoveAll(s.runPath(c.ID)))
+	// The directory is the lock: it goes last.
+	err = os.RemoveAll(s.volatile(&c))
+	failpoint.Hit("remove/volatile")
+	return errors.Join(err, os.RemoveAll(s.path(c.ID)))
 }
 
 // recorded says whether a container has a record, or may have one that cannot be read now.
@@ -165,7 +173,7 @@ func (s *Store) sweep(ctx context.Context, id string) {
 	if s.recorded(id) {
 		return
 	}
-	lock, err := s.hold(id, 0)
+	lock, err := s.claim(id, 0)
 	if err != nil {
 		return
 	}
@@ -176,7 +184,7 @@ func (s *Store) sweep(ctx context.Context, id string) {
 }
 
 // sweepNames takes away what a crash left of containers that have no directory: names, and volatile state.
-func (s *Store) sweepNames(ctx context.Context) {
+func (s *Store) sweepNames() {
 	names, _ := os.ReadDir(filepath.Join(s.dir, "names"))
 	for _, n := range names {
 		// The directory is made before the name, so a name without one is nobody's.
@@ -186,9 +194,11 @@ func (s *Store) sweepNames(ctx context.Context) {
 		}
 	}
 	states, _ := os.ReadDir(s.run)
-	for _, id := range states {
-		if _, err := os.Lstat(s.path(id.Name())); errors.Is(err, fs.ErrNotExist) {
-			s.sweep(ctx, id.Name())
+	for _, e := range states {
+		// It is made after the directory and goes before it, so this is of a store that is no more, whose containers may still run.
+		id := e.Name()
+		if _, err := os.Lstat(s.path(id)); errors.Is(err, fs.ErrNotExist) && cgroup.Of(id).Remove() == nil {
+			os.RemoveAll(s.runPath(id))
 		}
 	}
 }
@@ -212,13 +222,13 @@ func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = ErrInUse
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was to be removed when it ended, and was
+	}
 	if err != nil {
 		return fail(err)
 	}
 	defer lock.Close()
-	if _, err := os.Lstat(s.path(c.ID)); errors.Is(err, fs.ErrNotExist) {
-		return os.RemoveAll(s.runPath(c.ID)) // it was to be removed when it ended, and was
-	}
 	// A command line that was killed in the middle of a start had the lock, too, in a child that is the container by now.
 	err = endProcesses(c.ID)
 	failpoint.Hit("remove/ended")

@@ -140,7 +140,7 @@ func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool, started func(*
 	}
 	failpoint.Hit("start/started")
 	if b, jerr := json.Marshal(running{proc.Pid, e.StartedAt}); jerr == nil {
-		err = os.WriteFile(s.runPath(r.ID, "state.json"), b, 0o600)
+		err = os.WriteFile(s.volatile(&r.Config, "state.json"), b, 0o600)
 	}
 	if err != nil {
 		proc.Signal(unix.SIGKILL)
@@ -164,7 +164,7 @@ func (s *Store) finish(ctx context.Context, r *recorded, e ended) error {
 	}
 	failpoint.Hit("end/recorded")
 	if err == nil {
-		err = os.RemoveAll(s.runPath(r.ID))
+		err = os.RemoveAll(s.volatile(&r.Config))
 	}
 	failpoint.Hit("end/forgotten")
 	if err != nil {

@@ -134,7 +134,7 @@ func (s *Store) makeFiles(c *Config) ([][2]string, error) {
 	}
 	var files [][2]string
 	for _, f := range [...][2]string{{"hosts", hosts}, {"hostname", c.Hostname + "\n"}, {"resolv.conf", resolv}} {
-		path := s.runPath(c.ID, f[0])
+		path := s.volatile(c, f[0])
 		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o644)
 		if err == nil {
 			_, err = unix.Write(fd, []byte(f[1]))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -78,6 +79,7 @@ type Config struct {
 	Created     time.Time
 	Image       ImageInfo
 	RootFS      string   // a plain directory instead of an image
+	RunDir      string   // its volatile state, for those who have another run root
 	Command     []string // entrypoint and arguments
 	Env         []string // what the user set
 	WorkDir     string
@@ -123,7 +125,7 @@ type Container struct {
 // Store is the containers of one layerctl store.
 type Store struct {
 	dir   string // containers/
-	run   string // the same below the run root
+	run   string // the same below the run root, which other stores may share
 	root  string
 	rroot string
 	snaps *snapshot.Store
@@ -138,7 +140,9 @@ func Open(root, runRoot string, snaps *snapshot.Store) (*Store, error) {
 	if runRoot, err = filepath.Abs(runRoot); err != nil {
 		return nil, err
 	}
-	s := &Store{dir: filepath.Join(root, "containers"), run: filepath.Join(runRoot, "containers"), root: root, rroot: runRoot, snaps: snaps}
+	s := &Store{dir: filepath.Join(root, "containers"), root: root, rroot: runRoot, snaps: snaps}
+	of := sha256.Sum256([]byte(s.dir))
+	s.run = filepath.Join(runRoot, "containers", hex.EncodeToString(of[:8]))
 	for _, dir := range []string{filepath.Join(s.dir, "names"), s.run} {
 		if _, err := os.Lstat(dir); err == nil {
 			continue
@@ -172,25 +176,34 @@ func (s *Store) runPath(id string, name ...string) string {
 	return filepath.Join(append([]string{s.run, id}, name...)...)
 }
 
+// volatile is where a container's volatile state is: below the run root with which it was made.
+func (s *Store) volatile(c *Config, name ...string) string {
+	if c.RunDir == "" {
+		return s.runPath(c.ID, name...)
+	}
+	return filepath.Join(append([]string{c.RunDir}, name...)...)
+}
+
 // add makes a container's records and its snapshot, and holds its lock. On an error nothing stays.
 func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
-	lock, err := s.hold(c.ID, time.Minute) // nobody keeps it: who finds the directory unlocked looks whether a crash left it
+	c.RunDir = s.runPath(c.ID)
+	lock, err := s.claim(c.ID, time.Minute) // nobody keeps it: who finds the directory unlocked looks whether a crash left it
 	if err != nil {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			os.RemoveAll(s.runPath(c.ID))
+			os.RemoveAll(s.path(c.ID))
 			lock.Close()
 		}
 	}()
 	failpoint.Hit("container/held")
-	if err := os.Mkdir(s.path(c.ID), 0o700); err != nil {
+	if err := os.Mkdir(c.RunDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			os.RemoveAll(s.path(c.ID))
+			os.RemoveAll(c.RunDir)
 		}
 	}()
 	failpoint.Hit("container/made")
@@ -311,7 +324,7 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 		return nil, err
 	}
 	var r running
-	readJSON(s.runPath(id, "state.json"), &r) // not there, or half written: it has not begun, as far as anybody knows
+	readJSON(s.volatile(&c.Config, "state.json"), &r) // not there, or half written: it has not begun, as far as anybody knows
 	if monitored {
 		c.State, c.starting = State{Status: StatusCreated}, true
 		if r.Pid != 0 {
@@ -320,7 +333,7 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 		return c, nil
 	}
 	// Nobody monitors it, and its volatile state is there: a crash left that.
-	if _, err := os.Lstat(s.runPath(id)); err == nil || c.AutoRemove {
+	if _, err := os.Lstat(s.volatile(&c.Config)); err == nil || c.AutoRemove {
 		if err := s.bury(ctx, c); err != nil {
 			c.State = State{Status: StatusExited, ExitCode: 255, Error: err.Error()}
 			return c, nil
@@ -376,7 +389,7 @@ func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 			list = append(list, *c)
 		}
 	}
-	s.sweepNames(ctx)
+	s.sweepNames()
 	sort.SliceStable(list, func(i, j int) bool { return list[i].Created.After(list[j].Created) })
 	return list, nil
 }
