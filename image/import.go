@@ -42,6 +42,7 @@ type ImportOptions struct {
 func (s *Store) Import(ctx context.Context, src ImportSource, o ImportOptions) (Image, error) {
 	img, err := s.importImage(ctx, src, o)
 	if err != nil {
+		s.makeRoom(ctx, err)
 		what := src.Path
 		if src.Reader != nil {
 			what = "from stdin"

@@ -42,6 +42,7 @@ type Loaded struct {
 func (s *Store) Load(ctx context.Context, src LoadSource, o LoadOptions) ([]Loaded, error) {
 	list, err := s.loadArchive(ctx, src, o)
 	if err != nil {
+		s.makeRoom(ctx, err)
 		what := src.Path
 		if src.Reader != nil {
 			what = "from stdin"

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/image/record"
 	"github.com/layerctl/layerctl/snapshot"
@@ -181,14 +182,21 @@ func (v *Survey) Plan(o PruneOptions) Plan {
 // ExecutePrune removes what a plan says, as far as it is true still: an image that was given a name, or a container, since the plan was
 // made stays, and so does everything that an operation in flight holds. What else nobody needs by then goes, too. It returns what was
 // done to images; the error is of what could not be removed.
+//
+// What needs no rows goes first: on a full disk there may be no room for a transaction before that.
 func (s *Store) ExecutePrune(ctx context.Context, p Plan) (done []Deleted, err error) {
+	first := errors.Join(s.content.Sweep(), s.snaps.SweepFiles(ctx))
+	for _, dir := range []string{"", "names", "blobs/sha256"} {
+		first = errors.Join(first, snapshot.SweepTemporary(filepath.Join(s.dir, dir)))
+	}
+	failpoint.Hit("prune/files")
 	for images := p.Images; len(images) > 0; {
 		batch := images[:min(len(images), 100)] // their blobs are open descriptors meanwhile
 		images = images[len(batch):]
 		removed, err := s.pruneImages(p, batch)
 		done = append(done, removed...)
 		if err != nil {
-			return done, fmt.Errorf("remove images: %w", err)
+			return done, errors.Join(first, fmt.Errorf("remove images: %w", err))
 		}
 		failpoint.Hit("prune/images")
 	}
@@ -202,11 +210,7 @@ func (s *Store) ExecutePrune(ctx context.Context, p Plan) (done []Deleted, err e
 		return err
 	})
 	failpoint.Hit("prune/snapshots")
-	err = errors.Join(err, verr, s.content.Sweep(), s.sweepNames(), s.snaps.Sweep(ctx))
-	for _, dir := range []string{"", "names", "blobs/sha256"} {
-		err = errors.Join(err, snapshot.SweepTemporary(filepath.Join(s.dir, dir)))
-	}
-	return done, err
+	return done, errors.Join(first, err, verr, s.sweepNames(), s.snaps.Sweep(ctx))
 }
 
 func (s *Store) pruneImages(p Plan, batch []SurveyedImage) (done []Deleted, err error) {
@@ -225,10 +229,24 @@ func (s *Store) pruneImages(p Plan, batch []SurveyedImage) (done []Deleted, err 
 		}
 		return nil
 	})
-	if err != nil {
+	late := err
+	if err != nil && !errors.Is(err, errUnwritten) {
 		return nil, err
 	}
-	return done, free.trash(s.snaps)
+	err = free.trash(s.snaps)
+	return done, errors.Join(err, s.again(late))
+}
+
+// makeRoom frees what a command made that failed for want of space, with everything else that nobody needs. What a command made that
+// failed otherwise stays: the next attempt finds it here.
+func (s *Store) makeRoom(ctx context.Context, err error) {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	if v, serr := s.Survey(ctx); serr == nil {
+		s.ExecutePrune(ctx, v.Plan(PruneOptions{keepImages: true})) // the first error is the one that counts
+	}
 }
 
 // sweepBlobs deletes blobs that no image needs and nobody holds.

@@ -85,6 +85,7 @@ type source interface {
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
 	img, err := s.pull(ctx, ref, o)
 	if err != nil {
+		s.makeRoom(ctx, err)
 		if isCorrupt(err) {
 			err = fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}

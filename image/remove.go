@@ -69,11 +69,12 @@ func (s *Store) removeNames(ctx context.Context, img Image, names []string) ([]D
 		done, err = s.drop(tx, c, &free, img.ID, img.Names, names)
 		return err
 	})
-	if err != nil {
+	late := err // a full disk keeps no image from being removed
+	if err != nil && !errors.Is(err, errUnwritten) {
 		return nil, err
 	}
 	if len(names) < len(img.Names) {
-		return done, nil
+		return done, late
 	}
 	// The image is gone. What follows frees what it took; a crash here leaves garbage that no name reaches.
 	failpoint.Hit("rmi/rows")
@@ -85,7 +86,15 @@ func (s *Store) removeNames(ctx context.Context, img Image, names []string) ([]D
 	if err = errors.Join(err, rerr, s.snaps.Tidy()); err != nil {
 		err = fmt.Errorf("free what it took: %w", err)
 	}
-	return done, err
+	return done, errors.Join(err, s.again(late))
+}
+
+// again writes what update could not, where that is what late says: there may be room for it now.
+func (s *Store) again(late error) error {
+	if late == nil {
+		return nil
+	}
+	return s.update(func(*bbolt.Tx, *naming) error { return nil })
 }
 
 // drop takes the rows of names away, and the image's where these are all that it has, and locks the blobs that nobody needs then.

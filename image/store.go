@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -220,8 +221,12 @@ type naming struct {
 	records []*record.Record // to be written when the rows are
 }
 
+// errUnwritten says that a transaction is committed, and that what follows from its rows could not be written. Nobody is misled by that:
+// where there is no record the rows are asked, and the layout's index is written anew with the next change.
+var errUnwritten = errors.New("the rows are changed, but not all files that say so")
+
 // update runs a transaction that changes names or images, and writes the files that say what the rows say while the rows are still
-// locked, so that the last transaction's files are the last ones written.
+// locked, so that the last transaction's files are the last ones written. It is errUnwritten where that alone failed.
 func (s *Store) update(fn func(tx *bbolt.Tx, c *naming) error) error {
 	var after error
 	err := s.db.Update(func(tx *bbolt.Tx) error {
@@ -245,19 +250,37 @@ func (s *Store) update(fn func(tx *bbolt.Tx, c *naming) error) error {
 		if err != nil {
 			return err
 		}
+		layout := filepath.Join(s.dir, "index.json")
+		before, err := os.ReadFile(layout)
+		same := err == nil && bytes.Equal(before, index)
+		if !same && err == nil {
+			// Gone before the rows are another's: what lies would be believed by other programs, what is not there is made again.
+			if err = os.Remove(layout); err == nil {
+				err = snapshot.SyncDir(s.dir)
+			}
+			if err != nil {
+				return fmt.Errorf("forget the layout's index: %w", err)
+			}
+		}
 		tx.OnCommit(func() {
 			failpoint.Hit("name/rows")
 			for _, rec := range c.records {
 				after = errors.Join(after, record.Write(s.dir, rec))
 				failpoint.Hit("name/record")
 			}
-			if err := snapshot.WriteFile(filepath.Join(s.dir, "index.json"), index, false); err != nil {
+			if same {
+				return
+			}
+			if err := snapshot.WriteFile(layout, index, true); err != nil {
 				after = errors.Join(after, fmt.Errorf("write the layout's index: %w", err))
 			}
 		})
 		return nil
 	})
-	return errors.Join(err, after)
+	if err == nil && after != nil {
+		err = fmt.Errorf("%w: %w", errUnwritten, after)
+	}
+	return err
 }
 
 // dropName takes a name away from the image that has it, if one does. Its record goes first: without one, the rows are asked.

@@ -141,13 +141,22 @@ func endProcesses(id string) error {
 	return group.Remove()
 }
 
-// remove takes away everything of a container that does not run. The record goes first, so that a crash leaves what no record reaches.
+// remove takes away everything of a container that does not run. The record goes first, so that a crash leaves what no record reaches;
+// that it went is on disk before anything else goes.
 func (s *Store) remove(ctx context.Context, c Config) error {
-	err := s.snaps.Remove(ctx, snapshotKey(c.ID))
-	if errors.Is(err, snapshot.ErrNotFound) {
-		err = nil
+	record, removed := s.path(c.ID, "config.json"), s.path(c.ID, "removed.json")
+	err := os.Rename(record, removed)
+	if err == nil && !c.AutoRemove {
+		err = snapshot.SyncDir(s.path(c.ID))
+	}
+	failpoint.Hit("remove/unrecorded")
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		if err = s.snaps.Remove(ctx, snapshotKey(c.ID)); errors.Is(err, snapshot.ErrNotFound) {
+			err = nil
+		}
 	}
 	if err != nil {
+		os.Rename(removed, record) // it stays, and can be removed another time
 		return err
 	}
 	failpoint.Hit("remove/snapshot")

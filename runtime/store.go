@@ -207,7 +207,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 		}
 	}()
 	failpoint.Hit("container/made")
-	if err := s.claimName(c.Name, c.ID); err != nil {
+	if err := s.claimName(ctx, c.Name, c.ID); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -242,8 +242,9 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 	return &recorded{c, lock}, nil
 }
 
-// claimName makes the link that reserves a name. One that leads nowhere was left by a crash.
-func (s *Store) claimName(name, id string) error {
+// claimName makes the link that reserves a name. One that leads nowhere, or to a container that was not made or removed to the end, was
+// left by a crash.
+func (s *Store) claimName(ctx context.Context, name, id string) error {
 	link := filepath.Join(s.dir, "names", name)
 	for range 10 {
 		err := os.Symlink("../"+id, link)
@@ -257,6 +258,7 @@ func (s *Store) claimName(name, id string) error {
 		if err != nil {
 			continue
 		}
+		s.sweep(ctx, filepath.Base(target))
 		if _, err := os.Lstat(filepath.Join(s.dir, "names", target)); err == nil {
 			return &kindError{fmt.Sprintf("name container %s: container %.12s has that name", name, filepath.Base(target)), ErrExists}
 		}

@@ -48,6 +48,9 @@ func CheckFormat(root string) error {
 			return fmt.Errorf("%s is not empty and has no format file: %w", root, ErrNotStore)
 		}
 	}
+	if err := SweepTemporary(root); err != nil {
+		return err
+	}
 	return WriteFile(path, []byte(Format+"\n"), true)
 }
 

@@ -15,17 +15,25 @@ import (
 // Sweep deletes what nothing names: trees that no committed snapshot uses and no lease holds, stagings and half-made snapshots whose
 // makers are gone, files that no row bears out, and what is in the trash.
 func (s *Store) Sweep(ctx context.Context) error {
-	if err := s.unmountDead(); err != nil {
+	if err := s.SweepFiles(ctx); err != nil {
 		return err
-	}
-	if err := s.sweepStagings(); err != nil {
-		return fmt.Errorf("sweep stagings: %w", err)
 	}
 	if err := s.sweepTrees(); err != nil {
 		return fmt.Errorf("sweep trees: %w", err)
 	}
 	if err := s.sweepPublished(); err != nil {
 		return fmt.Errorf("sweep chains: %w", err)
+	}
+	return s.EmptyTrash(ctx)
+}
+
+// SweepFiles is the part of Sweep that needs no rows, and so no room for them on a full disk.
+func (s *Store) SweepFiles(ctx context.Context) error {
+	if err := s.unmountDead(); err != nil {
+		return err
+	}
+	if err := s.sweepStagings(); err != nil {
+		return fmt.Errorf("sweep stagings: %w", err)
 	}
 	return s.EmptyTrash(ctx)
 }

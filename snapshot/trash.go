@@ -120,7 +120,7 @@ func (d *deleter) delete(path string) error {
 	d.deep = append(d.deep, path)
 	for len(d.deep) > 0 {
 		path := d.deep[len(d.deep)-1]
-		if err := d.remove(unix.AT_FDCWD, path, 0); errors.Is(err, errEnough) {
+		if err := d.removeAt(path); errors.Is(err, errEnough) {
 			return err
 		} else if err != nil {
 			return fmt.Errorf("delete %s: %w", path, err)
@@ -134,6 +134,16 @@ func (d *deleter) delete(path string) error {
 		}
 	}
 	return nil
+}
+
+func (d *deleter) removeAt(path string) error {
+	// The way to the store may lead through mounts, the way from there must not.
+	parent, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(parent)
+	return d.remove(parent, filepath.Base(path), 0)
 }
 
 func (d *deleter) remove(parent int, name string, depth int) error {
@@ -191,6 +201,9 @@ func (d *deleter) remove(parent int, name string, depth int) error {
 			}
 			if err == io.EOF || err == nil && len(names) == 0 {
 				break
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // somebody else has just deleted it
 			}
 			if err != nil {
 				return err

@@ -55,6 +55,7 @@ type env struct {
 	dir     string // for the test's files
 	root    string
 	runRoot string
+	program string // another build than binary; "" for that
 
 	cgroupsBefore map[string]bool
 }
@@ -101,7 +102,11 @@ func newEnv(t testing.TB) *env {
 }
 
 func (e *env) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(binary, args...)
+	program := binary
+	if e.program != "" {
+		program = e.program
+	}
+	cmd := exec.Command(program, args...)
 	cmd.Dir = e.dir
 	cmd.Env = append(os.Environ(), "LAYERCTL_ROOT="+e.root, "LAYERCTL_RUN_ROOT="+e.runRoot)
 	return cmd
@@ -204,22 +209,30 @@ func (e *env) checkLeaks() {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
-	// Whoever has a mount of this store in its namespace, or a file of it open, outlived its test.
+	for _, p := range holders(e.root) {
+		e.t.Errorf("leaked: %s", p)
+	}
+}
+
+// holders are the processes that have a mount below a directory in their namespace, or a file there open: they outlived their test.
+func holders(dir string) []string {
+	var found []string
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
 		if filepath.Base(p) == fmt.Sprint(os.Getpid()) {
 			continue
 		}
-		if b, err := os.ReadFile(p + "/mountinfo"); err == nil && bytes.Contains(b, []byte(e.root)) {
-			e.t.Errorf("leaked: process %s has a mount of the store", describeProcess(p))
+		if b, err := os.ReadFile(p + "/mountinfo"); err == nil && bytes.Contains(b, []byte(dir)) {
+			found = append(found, "process "+describeProcess(p)+" has a mount in "+dir)
 		}
 		fds, _ := filepath.Glob(p + "/fd/*")
 		for _, fd := range fds {
-			if target, err := os.Readlink(fd); err == nil && strings.HasPrefix(target, e.root) {
-				e.t.Errorf("leaked: process %s has %s open", describeProcess(p), target)
+			if target, err := os.Readlink(fd); err == nil && strings.HasPrefix(target, dir) {
+				found = append(found, "process "+describeProcess(p)+" has "+target+" open")
 			}
 		}
 	}
+	return found
 }
 
 // waitForReaper waits until what was removed is deleted, and the process that does it has gone.

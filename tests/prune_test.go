@@ -1,15 +1,20 @@
 package tests
 
 import (
+	"bytes"
 	"io"
+	"math/rand"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -381,4 +386,126 @@ mount --bind snapshots/chains snapshots/trash/mounted`)
 		t.Errorf("the image that stays says %q", got)
 	}
 	e.ok("diff", "stays")
+}
+
+// A full disk: a pull that fails gives back what its first layers took, and removing works when there is no room for a byte.
+func TestFullDiskIsFreed(t *testing.T) {
+	reg := startRegistry(t, "")
+	reg.pushBoth("head -c 30000000 /dev/urandom > big")
+	e := newEnv(t)
+	sh(t, e.dir, `mkdir small && truncate -s 24M disk && mkfs.ext4 -q -O ^has_journal disk && mount -o loop disk small`)
+	defer sh(t, e.dir, "umount small")
+	e.busybox("busybox")
+	root := filepath.Join(e.dir, "small", "store")
+	e.ok("--root", root, "import", "busybox")
+	e.ok("--root", root, "run", "--name", "stopped", "busybox", "sh", "-c", "head -c 1000000 /dev/zero > /x")
+	used := func() string {
+		return strings.Fields(sh(t, e.dir, "sync; df --output=used small | tail -n 1"))[0]
+	}
+	before := used()
+	r := e.run("--root", root, "pull", reg.addr+"/app")
+	if r.code != 1 || !strings.Contains(r.stderr, "no space left on device") {
+		t.Errorf("%+v", r)
+	}
+	if after := used(); after != before {
+		t.Errorf("%s KiB were in use before the pull that failed, %s after", before, after)
+	}
+	e.ok("--root", root, "pull", reg.addr+"/base")
+	sh(t, e.dir, "cat /dev/zero > small/filler || true; sync")
+	e.ok("--root", root, "rmi", reg.addr+"/base")
+	sh(t, e.dir, "cat /dev/zero >> small/filler || true; sync")
+	e.ok("--root", root, "prune", "-af")
+	if got := e.ok("--root", root, "images", "-q") + e.ok("--root", root, "ps", "-aq"); got != "" {
+		t.Errorf("left: %q", got)
+	}
+	sh(t, e.dir, "rm small/filler")
+	e.ok("--root", root, "import", "busybox")
+	e.ok("--root", root, "run", "--rm", "busybox", "true")
+}
+
+// Whatever a kill interrupts, also the reaper in its middle, prune finishes.
+func TestReaperKilled(t *testing.T) {
+	e := newEnv(t)
+	sh(t, e.dir, "mkdir many && cd many && mkdir d{1..60} && for d in d*; do touch $d/{1..500}; done")
+	e.busybox("busybox")
+	e.ok("import", "./busybox")
+	want := e.files()
+	e.ok("import", "./many")
+	trash := filepath.Join(e.root, "snapshots/trash")
+	e.ok("rmi", "many")
+	for killed := false; !killed; {
+		procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, p := range procs {
+			if b, err := os.ReadFile(p); err == nil && string(b) == "layerctl-reaper\x00"+filepath.Join(e.root, "snapshots")+"\x00" {
+				pid, err := strconv.Atoi(filepath.Base(filepath.Dir(p)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				killed = syscall.Kill(pid, syscall.SIGKILL) == nil
+			}
+		}
+		if len(list(trash)) == 0 {
+			t.Fatal("the reaper had done before it was killed: the tree is too small for this test")
+		}
+	}
+	if out := e.ok("prune", "-f"); !strings.Contains(out, "trash ") {
+		t.Errorf("prune:\n%s", out)
+	}
+	if names := list(trash); len(names) > 0 {
+		t.Errorf("trash: %q", names)
+	}
+	if got := e.files(); got != want {
+		t.Errorf("the store holds\n%s\nwant\n%s", got, want)
+	}
+}
+
+// Commands are killed at random moments. After a prune there is exactly what there would be without those commands.
+func TestKilledThenPruned(t *testing.T) {
+	reg := startRegistry(t, "")
+	reg.pushBoth("head -c 2000000 /dev/urandom > big; mkdir d; touch d/{1..300}")
+	e := withBusybox(t)
+	app, base := reg.addr+"/app", reg.addr+"/base"
+	e.ok("pull", base)
+	e.ok("run", "--name", "stays", base, "true")
+	// Files whose names hold what the names' order of making decides are told by what they name.
+	normal := func() string { return regexp.MustCompile(`(trees)/\d+`).ReplaceAllString(e.files(), "$1/N") }
+	e.ok("pull", app)
+	with := normal()
+	e.ok("rmi", app)
+	e.waitForReaper()
+	without := normal()
+	rnd := rand.New(rand.NewSource(time.Now().UnixNano()))
+	rounds := 12
+	if testing.Short() {
+		rounds = 4
+	}
+	for i := range rounds {
+		for _, args := range [][]string{{"pull", "-q", app}, {"import", "./busybox", "killed"}, {"run", "--rm", base, "true"}, {"rmi", app}, {"prune", "-f", "--filter", "until=24h"}} {
+			cmd := e.command(args...)
+			var errs bytes.Buffer
+			cmd.Stderr = &errs
+			e.start(cmd)
+			timer := time.AfterFunc(time.Duration(rnd.Intn(120))*time.Millisecond, func() { cmd.Process.Kill() })
+			err := cmd.Wait()
+			timer.Stop()
+			if err != nil && cmd.ProcessState.ExitCode() != -1 && args[0] != "rmi" {
+				t.Errorf("round %d: %q: %v\n%s", i, args, err, errs.String())
+			}
+		}
+		e.run("rmi", "killed")
+		e.ok("prune", "-f", "--filter", "until=24h")
+		here := e.run("rmi", app).code == 0
+		e.waitForReaper()
+		if got := normal(); got != without {
+			t.Fatalf("round %d: after the kills and a prune the store holds\n%s\nwant\n%s", i, got, without)
+		}
+		if here {
+			t.Logf("round %d: the image was there", i)
+		}
+	}
+	e.ok("pull", app)
+	if got := normal(); got != with {
+		t.Errorf("a pull after it all makes\n%s\nwant\n%s", got, with)
+	}
+	e.ok("check", "--full")
 }

@@ -139,6 +139,8 @@ func sparse(h *tar.Header) bool {
 // malformed tells what is wrong with a tar apart from what is wrong with where it comes from.
 func malformed(count int, err error) error {
 	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF) && count == 0:
+		return fmt.Errorf("no image archive: it is no tar, or was cut short in its first header: %w", ErrMalformed)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("it was cut short (%w): %w", err, ErrMalformed)
 	case errors.Is(err, tar.ErrHeader) && count == 0:
