@@ -1,19 +1,30 @@
 #!/usr/bin/env bash
-# Measures layerctl beside its peers, in one run, and writes bench/README.md. RUNS is how often each is measured (10), for a start ten
-# times that. The image of the pulls is made once, from Debian's packages, and kept under .cache.
+# Measures layerctl beside its peers and writes bench/README.md: bench.sh [SECTION...], all of them by default. A section's results are
+# kept under .cache/bench, so that one can be measured again alone; all figures of a table come from one run. RUNS is how often each is
+# measured (10), for a start ten times that; points of growth take half. With ADD set, the pulls, imports and removals of this run are
+# added to those of the last one. The images are made once and kept under .cache, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "bench: run it as root" >&2; exit 1; }
 [ -x bin/layerctl ] || { echo "bench: there is no bin/layerctl: run it by make bench" >&2; exit 1; }
 top=$PWD
+all=(start large small tiny again rmi import diff memory layers files store go)
+sections=("$@")
+[ $# -gt 0 ] || sections=("${all[@]}")
+for s in "${sections[@]}"; do
+	[[ " ${all[*]} " == *" $s "* ]] || { echo "bench: no section $s: want ${all[*]}" >&2; exit 2; }
+done
 runs=${RUNS:-10}
 layerctl=$top/bin/layerctl
 work=$(mktemp -d /var/tmp/lcb.XXXX)
+kept=$top/.cache/bench
+mkdir -p "$kept"
 registry=
 cleanup() {
 	status=$?
 	trap - EXIT
 	[ -z "$registry" ] || { kill "$registry" 2>/dev/null && wait "$registry" 2>/dev/null; } || true
+	[ ! -e "$work/containerd.pid" ] || "$work/stop" || true
 	cd /
 	findmnt -rn -o TARGET | grep "^$work/" | sort -r | while read -r m; do umount -l "$m"; done || true
 	rm -rf "$work"
@@ -33,22 +44,58 @@ events_logger = "file"
 X
 export CONTAINERS_CONF=$work/containers.conf
 podman=(podman --root "$work/p/root" --runroot "$work/pr" --tmpdir "$work/p/tmp" --storage-driver overlay)
+ctr=(ctr -a "$work/c.sock")
 skopeo_policy=$work/policy.json
 echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$skopeo_policy"
 
 say() { echo "== $*" >&2; }
 
-# An image of six layers, each a real installation on top of the one before.
-image=$top/.cache/bench-image
-if ! [ -e "$image/index.json" ]; then
-	say "making the image (once)"
-	rm -rf "$image" "$work/layout"
+# What a run before left is moved aside, not deleted: ext4 passes over inodes freed in the last minutes one by one, and the next run
+# would pay. containerd begins anew over an empty root.
+cat >"$work/stop" <<X
+#!/bin/sh
+pid=\$(cat $work/containerd.pid) && kill \$pid 2>/dev/null
+while kill -0 \$pid 2>/dev/null; do sleep 0.02; done
+rm -f $work/containerd.pid
+X
+cat >"$work/fresh" <<X
+#!/bin/sh
+cd $work
+[ ! -e containerd.pid ] || ./stop
+mkdir -p old/\$\$
+for d in store run p pr c; do [ ! -e \$d ] || mv \$d old/\$\$/; done
+if [ "\$1" = containerd ]; then
+	setsid containerd --log-level error -c $work/containerd.toml >>$work/containerd.log 2>&1 &
+	echo \$! >containerd.pid
+	for i in \$(seq 200); do ctr -a $work/c.sock version >/dev/null 2>&1 && break; sleep 0.05; done
+fi
+sync
+X
+cat >"$work/containerd.toml" <<X
+version = 2
+root = "$work/c/root"
+state = "$work/c/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+[grpc]
+address = "$work/c.sock"
+[ttrpc]
+address = "$work/c.ttrpc"
+X
+chmod +x "$work/stop" "$work/fresh"
+
+# The images of the pulls, in one OCI layout: six layers, each a real installation on top of the one before; the lowest of them alone; and
+# 120 tiny ones.
+images=$top/.cache/bench-images
+if ! [ -e "$images/index.json" ]; then
+	say "making the images (once)"
+	rm -rf "$images" "$work/layout"
 	umoci init --layout "$work/layout"
 	umoci new --image "$work/layout:six"
 	hack/tree.sh "$work/base"
 	umoci unpack --image "$work/layout:six" "$work/bundle"
 	cp -a "$work/base/." "$work/bundle/rootfs/"
 	umoci repack --image "$work/layout:six" --refresh-bundle "$work/bundle"
+	umoci tag --image "$work/layout:six" one
 	for packages in python3 git "g++ cmake" clang "curl vim-tiny openssh-client rsync"; do
 		# shellcheck disable=SC2086 # several packages
 		chroot "$work/bundle/rootfs" sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null && apt-get clean && rm -rf /var/lib/apt/lists/*' sh $packages
@@ -56,8 +103,15 @@ if ! [ -e "$image/index.json" ]; then
 	done
 	rm -rf "$work/bundle" "$work/base"
 	umoci gc --layout "$work/layout"
-	mv "$work/layout" "$image"
+	go run ./hack/benchimage "$work/layout" tiny 120 3 1500
+	mv "$work/layout" "$images"
 fi
+# mb NAME: megabytes of an image's layers as they are transferred.
+mb() {
+	local m
+	m=$(jq -r --arg n "$1" '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == $n) | .digest[7:]' "$images/index.json")
+	jq '[.layers[].size] | add / 1e6 | round' "$images/blobs/sha256/$m"
+}
 
 say "registry"
 port=
@@ -77,16 +131,48 @@ for _ in $(seq 1 100); do
 	(exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null && break
 	sleep 0.1
 done
-ref=127.0.0.1:$port/six
-skopeo copy -q --policy "$skopeo_policy" --dest-tls-verify=false "oci:$image:six" "docker://$ref"
+# serve NAME [LAYOUT]: puts an image into the registry and sets ref.
+serve() {
+	ref=127.0.0.1:$port/$1
+	skopeo copy -q --policy "$skopeo_policy" --dest-tls-verify=false "oci:${2:-$images}:$1" "docker://$ref"
+}
+# bare NAME: writes curl.cfg, by which curl fetches every blob of an image and does nothing with it.
+bare() {
+	curl -fsS -H 'Accept: application/vnd.oci.image.manifest.v1+json' "http://127.0.0.1:$port/v2/$1/manifests/latest" |
+		jq -r --arg u "http://127.0.0.1:$port/v2/$1/blobs/" '.config, .layers[] | "url = \"\($u)\(.digest)\"\noutput = \"/dev/null\""' >curl.cfg
+}
+bare_fetch="curl -fsSZ --no-progress-meter --parallel-max 4 -K curl.cfg"
 
 cd "$work"
-"$top/hack/tree.sh" tree
-tree_mb=$(du -sm tree | cut -f1)
-blobs_mb=$(du -sm "$image/blobs" | cut -f1)
+# The tree is unpacked when something wants it.
+tree() {
+	[ -e tree ] || "$top/hack/tree.sh" tree
+	tree_mb=$(du -sm tree | cut -f1)
+}
+# program is what runs in images that have nothing else to run.
+mkdir program.d && printf 'package main\n\nfunc main() {}\n' >program.d/main.go
+(cd program.d && CGO_ENABLED=0 go build -ldflags '-s -w' -o ../program main.go)
 
-# compare TITLE RUNS NAME COMMAND [NAME COMMAND…]: the first is ours. PREPARE is run before each measurement.
-results=
+# table TITLE NAME...: a table of out.json, where results[i].times are those of NAME i, in seconds. BASE is the row whose median is taken
+# off the others, in columns of their own.
+table() {
+	local title=$1 i
+	shift
+	results+=$'\n'"### $title"$'\n\n'
+	results+="| | median | fastest – slowest | times ours |${BASE:+ less the registry | times ours |}"$'\n'"| --- | --- | --- | --- |${BASE:+ --- | --- |}"$'\n'
+	for ((i = 0; i < $#; i++)); do
+		results+=$(jq -r --argjson i "$i" --arg name "${*:i+1:1}" --argjson base "${BASE:-null}" '
+			def ms: . * 1000 | if . < 100 then (. * 10 | round / 10) else round end | tostring + " ms";
+			def ratio($to): . / $to * 100 | round / 100 | tostring;
+			def median: sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
+			(.results | map(.times | {median: median, min: min, max: max})) as $r | $r[$i] as $x |
+			"| \($name) | \($x.median | ms) | \($x.min | ms) – \($x.max | ms) | \($x.median | ratio($r[0].median)) |" +
+			if $base == null then "" elif $base == $i then " | |" else
+				" \($x.median - $r[$base].median | ms) | \($x.median - $r[$base].median | ratio($r[0].median - $r[$base].median)) |" end' out.json)$'\n'
+	done
+}
+
+# compare TITLE RUNS NAME COMMAND [NAME COMMAND...]: the first is ours.
 compare() {
 	local title=$1 n=$2 args=() names=()
 	shift 2
@@ -96,94 +182,224 @@ compare() {
 		shift 2
 	done
 	say "$title"
-	hyperfine --style none -w "${WARM:-2}" -r "$n" ${PREPARE:+--prepare "$PREPARE"} --export-json out.json "${args[@]}" >/dev/null
-	results+=$'\n'"### $title"$'\n\n'"| | median | fastest – slowest | times ours |"$'\n'"| --- | --- | --- | --- |"$'\n'
-	local i
-	for i in "${!names[@]}"; do
-		results+=$(jq -r --argjson i "$i" --arg name "${names[i]}" '
-			def ms: . * 1000 | if . < 100 then (. * 10 | round / 10) else round end | tostring + " ms";
-			.results as $r | $r[$i] as $x |
-			"| \($name) | \($x.median | ms) | \($x.min | ms) – \($x.max | ms) | \(if $i == 0 then "1" else ($x.median / $r[0].median * 100 | round / 100 | tostring) end) |"' out.json)$'\n'
+	hyperfine --style none -w 2 -r "$n" --export-json out.json "${args[@]}" >/dev/null
+	table "$title" "${names[@]}"
+}
+
+# turns TITLE RUNS NAME PREPARE COMMAND [NAME PREPARE COMMAND...] is compare for what takes long: they take turns, so that what else the
+# machine does meets all of them. The first turn is not counted.
+turns() {
+	local title=$1 n=$2 names=() prepares=() commands=() i j from taken=$kept/$s.taken
+	shift 2
+	while [ $# -gt 0 ]; do
+		names+=("$1")
+		prepares+=("$2")
+		commands+=("$3")
+		shift 3
+	done
+	say "$title"
+	[ -n "${ADD:-}" ] || rm -f "$taken"
+	touch "$taken"
+	for ((i = 0; i <= n; i++)); do
+		for j in "${!commands[@]}"; do
+			bash -c "${prepares[j]}" >log 2>&1 || { cat log >&2; return 1; }
+			from=${EPOCHREALTIME/./}
+			bash -c "exec ${commands[j]}" >log 2>&1 || { cat log >&2; return 1; }
+			[ "$i" = 0 ] || echo "$j $((${EPOCHREALTIME/./} - from))" >>"$taken"
+		done
+	done
+	jq -Rn '{results: [inputs | split(" ") | map(tonumber)] | group_by(.[0]) | map({times: map(.[1] / 1e6)})}' "$taken" >out.json
+	table "$title" "${names[@]}"
+}
+
+# pulls NAME TITLE [NAME PREPARE COMMAND...]: an image into an empty store, beside the peers.
+pulls() {
+	serve "$1"
+	turns "$2" "$runs" \
+		"layerctl pull" "$work/fresh" "$layerctl pull -q $ref" \
+		"podman pull" "$work/fresh" "${podman[*]} pull -q --tls-verify=false $ref" \
+		"containerd, by ctr images pull" "$work/fresh containerd" "${ctr[*]} images pull --plain-http --snapshotter overlayfs $ref:latest" \
+		"${@:3}"
+}
+
+peak() { /usr/bin/time -f %M -o rss "$@" >/dev/null 2>&1 && echo "$((($(cat rss) + 512) / 1024)) MB"; }
+
+# middle COMMAND [PREPARE]: the median of half of RUNS.
+middle() {
+	local prepare=()
+	[ $# -lt 2 ] || prepare=(--prepare "$2")
+	hyperfine --style none -w 1 -r "$(((runs + 1) / 2))" "${prepare[@]}" --export-json out.json "$1" >/dev/null
+	jq -r '.results[0].median * 1000 | if . < 100 then (. * 10 | round / 10) else round end | tostring + " ms"' out.json
+}
+
+section_start() {
+	tree
+	"$layerctl" import tree debian >/dev/null
+	mkdir -p bundle
+	cp -a tree bundle/rootfs
+	(cd bundle && runc spec && jq '.process.terminal = false | .process.args = ["true"] | .root.readonly = false' config.json >c && mv c config.json)
+	"${podman[@]}" import -q - debian < <(tar -C tree -c .) >/dev/null
+	compare "Start \`true\` in a container of a $tree_mb MB tree, and take it away" $((runs * 10)) \
+		"layerctl run --rm" "$layerctl run --rm debian true" \
+		"bwrap (no overlay, no cgroups, no capabilities kept)" "bwrap --unshare-pid --unshare-net --unshare-uts --unshare-ipc --unshare-cgroup --bind tree / --proc /proc --dev /dev --tmpfs /dev/shm --ro-bind /sys /sys --cap-drop ALL true" \
+		"runc run of a prepared bundle (no overlay)" "runc --root $work/runc run -b bundle bench" \
+		"podman run --rm --network none" "${podman[*]} run --rm --network none debian true"
+	compare "What a start costs before it does anything" $((runs * 10)) \
+		"layerctl run of a root that is not there (the short path)" "$layerctl run --rm --rootfs /not-there true || true" \
+		"layerctl version (every package initialised)" "$layerctl version || true" \
+		"an empty Go program" "./program || true"
+	results+="
+bwrap is quicker than layerctl: it mounts no overlay, makes no cgroups and no files for \`/etc\`, keeps no record of a container, and is
+a small C program. The second table is what of a start is Go's runtime and the packages that initialise before the short path.
+"
+}
+
+section_large() { pulls six "Pull an image of six layers, $(mb six) MB as they are transferred, from a registry on loopback into an empty store"; }
+
+section_small() { pulls one "Pull an image of one layer of $(mb one) MB"; }
+
+section_tiny() {
+	serve tiny
+	bare tiny
+	BASE=3 pulls tiny "Pull an image of 120 layers of three small files" "the registry alone (curl of every blob, four at a time)" true "$bare_fetch"
+}
+
+section_again() {
+	serve six
+	"$layerctl" pull -q "$ref" >/dev/null
+	"${podman[@]}" pull -q --tls-verify=false "$ref" >/dev/null
+	BASE=2 compare "Pull the image of six layers again" $((runs * 3)) \
+		"layerctl pull" "$layerctl pull -q $ref" \
+		"podman pull" "${podman[*]} pull -q --tls-verify=false $ref" \
+		"the registry's answer (curl)" "curl -fsSI -H 'Accept: application/vnd.oci.image.manifest.v1+json' http://127.0.0.1:$port/v2/six/manifests/latest"
+}
+
+section_rmi() {
+	serve six
+	turns "Remove the image of six layers" "$runs" \
+		"layerctl rmi" "$work/fresh; $layerctl pull -q $ref" "$layerctl rmi $ref" \
+		"podman rmi" "$work/fresh; ${podman[*]} pull -q --tls-verify=false $ref" "${podman[*]} rmi $ref"
+	results+="
+layerctl takes the names away and renames what is to go; a process of its own deletes it afterwards.
+"
+}
+
+section_import() {
+	tree
+	turns "Import a tree of $tree_mb MB" "$runs" \
+		"layerctl import" "$work/fresh" "$layerctl import tree debian" \
+		"tar into podman import" "$work/fresh" "bash -c 'tar -C tree -c . | ${podman[*]} import -q - debian'"
+}
+
+section_diff() {
+	tree
+	# shellcheck disable=SC2016 # for the container's shell
+	local script='mkdir /many && cd /many && i=0 && while [ $i -lt 10000 ]; do : > $i; i=$((i+1)); done'
+	"$layerctl" import tree debian >/dev/null
+	"$layerctl" run --name many debian sh -c "$script"
+	"${podman[@]}" import -q - debian < <(tar -C tree -c .) >/dev/null
+	"${podman[@]}" run --name many --network none debian sh -c "$script"
+	compare "diff of a container with 10,000 changed files" "$runs" \
+		"layerctl diff" "$layerctl diff many" \
+		"podman diff" "${podman[*]} diff many"
+}
+
+# made NAME LAYERS FILES SIZE: makes an image and puts it into the registry.
+made() {
+	[ -e "made-$1" ] || (cd "$top" && go run ./hack/benchimage "$work/made-$1" "$@" "$work/program")
+	serve "$1" "$work/made-$1"
+}
+
+section_memory() {
+	say "memory"
+	tree
+	"$layerctl" import tree debian >/dev/null
+	results+=$'\n### Memory at its peak\n\n| | layerctl | podman |\n| --- | --- | --- |\n'
+	local image ours theirs
+	made many 1 50000 200
+	serve six
+	for image in "six:an image of six layers, $(mb six) MB" "many:an image of 50,000 files"; do
+		ref=127.0.0.1:$port/${image%%:*}
+		ours=$(peak "$layerctl" pull -q "$ref")
+		theirs=$(peak "${podman[@]}" pull -q --tls-verify=false "$ref")
+		results+="| pull ${image#*:} | $ours | $theirs |"$'\n'
+	done
+	results+="| import a tree of $tree_mb MB | $(peak "$layerctl" import tree again) | |"$'\n'
+	results+="| run, with all that it starts | $(peak "$layerctl" run --rm debian true) | |"$'\n'
+}
+
+section_layers() {
+	say "growth: layers"
+	results+=$'\n### How it grows: layers of an image\n\nEach layer has three small files.\n\n| layers | pull | its memory | the registry alone | pull again | run --rm |\n| --- | --- | --- | --- | --- | --- |\n'
+	local n
+	for n in 1 10 100 500; do
+		made "layers$n" "$n" 3 1500
+		bare "layers$n"
+		results+="| $n | $(middle "$layerctl pull -q $ref" "$work/fresh") |"
+		./fresh
+		results+=" $(peak "$layerctl" pull -q "$ref") | $(middle "$bare_fetch") | $(middle "$layerctl pull -q $ref") | $(middle "$layerctl run --rm $ref /program") |"$'\n'
 	done
 }
 
-"$layerctl" import -q tree debian >/dev/null 2>&1 || "$layerctl" import tree debian >/dev/null
-mkdir -p bundle
-cp -a tree bundle/rootfs
-(cd bundle && runc spec && jq '.process.terminal = false | .process.args = ["true"] | .root.readonly = false' config.json >c && mv c config.json)
-"${podman[@]}" import -q - debian < <(tar -C tree -c .) >/dev/null
-compare "Start \`true\` in a container of a $tree_mb MB tree, and take it away" $((runs * 10)) \
-	"layerctl run --rm" "$layerctl run --rm debian true" \
-	"bwrap (no overlay, no cgroups, no capabilities kept)" "bwrap --unshare-pid --unshare-net --unshare-uts --unshare-ipc --unshare-cgroup --bind tree / --proc /proc --dev /dev --tmpfs /dev/shm --ro-bind /sys /sys --cap-drop ALL true" \
-	"runc run of a prepared bundle (no overlay)" "runc --root $work/runc run -b bundle bench" \
-	"podman run --rm --network none" "${podman[*]} run --rm --network none debian true"
+section_files() {
+	say "growth: files"
+	results+=$'\n### How it grows: files of an image\n\nOne layer of files of 200 bytes.\n\n| files | pull | its memory | pull again | run --rm |\n| --- | --- | --- | --- | --- |\n'
+	local n
+	for n in 1000 10000 100000 500000; do
+		made "files$n" 1 "$n" 200
+		results+="| $n | $(middle "$layerctl pull -q $ref" "$work/fresh") |"
+		./fresh
+		results+=" $(peak "$layerctl" pull -q "$ref") | $(middle "$layerctl pull -q $ref") | $(middle "$layerctl run --rm $ref /program") |"$'\n'
+	done
+}
 
-mkdir empty && printf 'package main\n\nfunc main() {}\n' >empty/main.go
-(cd empty && CGO_ENABLED=0 go build -ldflags '-s -w' -o ../empty.bin main.go)
-compare "What a start costs before it does anything" $((runs * 10)) \
-	"layerctl run of a root that is not there (the short path)" "$layerctl run --rm --rootfs /not-there true || true" \
-	"layerctl version (every package initialised)" "$layerctl version || true" \
-	"an empty Go program" "./empty.bin || true"
+section_store() {
+	say "growth: images in the store"
+	results+=$'\n### How it grows: images in the store\n\n| images | run --rm | images | pull again | pull of another | rmi of one |\n| --- | --- | --- | --- | --- | --- |\n'
+	made tiny1 1 3 1500
+	local n have=1 one other=$ref
+	serve one
+	one=$ref
+	"$layerctl" pull -q "$one" >/dev/null
+	mkdir -p little
+	for n in 1 10 100 1000; do
+		for ((; have < n; have++)); do
+			echo $have >little/file
+			"$layerctl" import little "little$have" >/dev/null
+		done
+		results+="| $n | $(middle "$layerctl run --rm $one true") | $(middle "$layerctl images") | $(middle "$layerctl pull -q $one") |"
+		results+=" $(middle "$layerctl pull -q $other" "$layerctl rmi $other || true") | $(middle "$layerctl rmi $other" "$layerctl pull -q $other") |"$'\n'
+	done
+	results+="
+\`images\` prints a line for each.
+"
+}
 
-# What a run before left is moved aside, not deleted: ext4 passes over inodes freed in the last minutes one by one, and the next run would pay.
-aside="mkdir -p old/\$\$; for d in store run p pr oci unpacked; do [ ! -e \$d ] || mv \$d old/\$\$/; done; sync"
+section_go() {
+	say "Go benchmarks"
+	results+=$'\n### Inside\n\n```text\n'
+	results+=$(cd "$top" && go test -run '^$' -bench . -benchtime 1s ./image/... ./snapshot/... ./runtime/... | grep '^Benchmark' | sed -E 's/[[:space:]]+/ /g')
+	results+=$'\n```\n'
+}
 
-PREPARE=$aside WARM=1 \
-	compare "Pull an image of six layers, $blobs_mb MB as they are transferred, from a registry on loopback into an empty store" "$runs" \
-	"layerctl pull" "$layerctl pull -q $ref" \
-	"podman pull" "${podman[*]} pull -q --tls-verify=false $ref" \
-	"skopeo copy + umoci unpack (one directory, not layers)" "skopeo copy -q --policy $skopeo_policy --src-tls-verify=false docker://$ref oci:$work/oci:six && umoci unpack --image $work/oci:six $work/unpacked"
+for s in "${sections[@]}"; do
+	results=
+	"section_$s"
+	./fresh
+	printf '%s' "$results" >"$kept/$s.md"
+done
 
-PREPARE=$aside WARM=1 \
-	compare "Import a tree of $tree_mb MB" "$runs" \
-	"layerctl import" "$layerctl import tree debian" \
-	"tar into podman import" "tar -C tree -c . | ${podman[*]} import -q - debian"
-
-say "memory"
-memory() { /usr/bin/time -f %M -o rss "$@" >/dev/null 2>&1 && echo "$(($(cat rss) / 1024)) MB"; }
-eval "$aside"
-pull_rss=$(memory "$layerctl" pull -q "$ref")
-import_rss=$(memory "$layerctl" import tree debian)
-run_rss=$(memory "$layerctl" run --rm debian true)
-podman_rss=$(memory "${podman[@]}" pull -q --tls-verify=false "$ref")
-
-# shellcheck disable=SC2016 # for the container's shell
-script='mkdir /many && cd /many && i=0 && while [ $i -lt 10000 ]; do : > $i; i=$((i+1)); done'
-"$layerctl" run --name many debian sh -c "$script"
-"${podman[@]}" import -q - debian < <(tar -C tree -c .) >/dev/null
-"${podman[@]}" run --name many --network none debian sh -c "$script"
-compare "diff of a container with 10,000 changed files" "$runs" \
-	"layerctl diff" "$layerctl diff many" \
-	"podman diff" "${podman[*]} diff many"
-
-say "Go benchmarks"
-go_bench=$(cd "$top" && go test -run '^$' -bench . -benchtime 1s ./image/... ./snapshot/... ./runtime/... | grep '^Benchmark' | sed -E 's/[[:space:]]+/ /g')
-
-cat >"$top/bench/README.md" <<X
+{
+	cat <<X
 # Measured
 
 Written by \`make bench\` on $(date -u +%Y-%m-%d), on a virtual machine with $(nproc) cores and $(awk '/^MemTotal/ {printf "%.0f", $2 / 1048576}' /proc/meminfo) GiB of memory, Linux $(uname -r | sed 's/[^0-9.].*//'), $(findmnt -n -o FSTYPE -T /var/tmp), \
-$(go version | cut -d' ' -f3). Peers: $(podman --version | sed 's/ version//'), $(runc --version | head -n1 | sed 's/ version//'), $(bwrap --version), $(skopeo --version | sed 's/ version//'), $(umoci --version | head -n1 | sed 's/ version//'), as Debian ships them.
+$(go version | cut -d' ' -f3). Peers: $(podman --version | sed 's/ version//'), containerd $(containerd --version | cut -d' ' -f3), $(runc --version | head -n1 | sed 's/ version//'), $(bwrap --version), as Debian ships them.
 All figures of a table come from one run, so the ratios mean more than the times: the same machine on another day is faster or slower by
-a factor of two. Each is a median of at least $runs; below 1 in the last column, the peer is the faster one.
-$results
-bwrap is quicker than layerctl: it mounts no overlay, makes no cgroups and no files for \`/etc\`, keeps no record of a container, and is
-a small C program. The second table is what of a start is Go's runtime and the packages that initialise before the short path.
-
-### Memory at its peak
-
-| | resident |
-| --- | --- |
-| layerctl pull, the image above | $pull_rss |
-| podman pull, the same | $podman_rss |
-| layerctl import, the tree above | $import_rss |
-| layerctl run | $run_rss |
-
-### Inside
-
-\`\`\`text
-$go_bench
-\`\`\`
+a factor of two. Each is a median of at least $runs, those of growth of $(((runs + 1) / 2)); below 1 under "times ours", the peer is the faster one.
 X
+	for s in "${all[@]}"; do
+		[ ! -e "$kept/$s.md" ] || cat "$kept/$s.md"
+	done
+} >"$top/bench/README.md"
 say "bench/README.md is written"
-cat "$top/bench/README.md"
