@@ -14,6 +14,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/layerctl/layerctl/image/content"
 	"github.com/layerctl/layerctl/image/layer"
@@ -270,18 +271,33 @@ func (p *puller) find(l *pulledLayer, trees []snapshot.Tree) (bool, error) {
 	return false, nil
 }
 
+// How much of a pull is under way at once, in bytes of blobs. Large layers are as many as there are cores: each is a pipeline that can
+// keep two busy, and takes some 10 MB of buffers. Of small ones, which mostly wait for the registry, it is up to four times as many.
+const (
+	largeLayer = 16 << 20
+	smallLayer = largeLayer / 4
+)
+
 func (p *puller) fetchAll(ctx context.Context, layers []*pulledLayer) error {
-	g, inner := errgroup.WithContext(ctx)
-	g.SetLimit(min(max(runtime.GOMAXPROCS(0), 2), 6))
+	g, running := errgroup.WithContext(ctx)
+	free := semaphore.NewWeighted(largeLayer * int64(min(max(runtime.GOMAXPROCS(0), 2), 6)))
 	for _, l := range layers {
+		weight := min(max(l.desc.Size, smallLayer), largeLayer)
+		if err := free.Acquire(running, weight); err != nil {
+			break // one has failed, and says why
+		}
 		g.Go(func() error {
-			if err := p.fetch(inner, l); err != nil {
+			defer free.Release(weight)
+			if err := p.fetch(running, l); err != nil {
 				return fmt.Errorf("layer %s: %w", l.desc.Digest, err)
 			}
 			return nil
 		})
 	}
 	err := g.Wait()
+	if err == nil {
+		err = ctx.Err()
+	}
 	if ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
 		// It is the network that failed, or the user who wants to go on later. Of a full disk nothing is kept.
 		for _, l := range layers {
