@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // Spool keeps files that come in a stream before it is known which of them are blobs. It lies in a directory of its own below ingest/,
@@ -50,6 +52,7 @@ func (sp *Spool) Put(r io.Reader) (number, size int64, digest string, err error)
 			err = fmt.Errorf("spool: %w", cerr)
 		}
 	}()
+	failpoint.Hit("spool/made")
 	sum := sha256.New()
 	size, err = io.CopyBuffer(onlyWriter{io.MultiWriter(f, sum)}, r, make([]byte, 256<<10))
 	return number, size, "sha256:" + hex.EncodeToString(sum.Sum(nil)), err
@@ -78,6 +81,7 @@ func (in *Ingest) Take(f *Spooled) error {
 	if err := os.Link(f.Name(), data); err != nil {
 		return fmt.Errorf("write blob %s: %w", in.digest, err)
 	}
+	failpoint.Hit("ingest/taken")
 	in.data, in.had = f.File, math.MaxInt64
 	return nil
 }
