@@ -16,6 +16,7 @@ import (
 	"github.com/layerctl/layerctl/image/content"
 	"github.com/layerctl/layerctl/image/layer"
 	"github.com/layerctl/layerctl/image/registry"
+	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
@@ -206,23 +207,24 @@ func (p *puller) keep(ctx context.Context) error {
 			}
 			alone = true
 		}
-		if err := p.keepBlob(ctx, d); err != nil {
+		if err := p.s.keepBlob(ctx, p.src, &p.lease, d); err != nil {
 			return fmt.Errorf("layer %s: %w", d.Digest, err)
 		}
 	}
 	return nil
 }
 
-func (p *puller) keepBlob(ctx context.Context, d v1.Descriptor) error {
-	in, err := p.s.content.WaitIngest(ctx, d.Digest.String(), d.Size)
+// keepBlob brings a blob that has nothing to be unpacked for.
+func (s *Store) keepBlob(ctx context.Context, src source, lease *snapshot.Lease, d v1.Descriptor) error {
+	in, err := s.content.WaitIngest(ctx, d.Digest.String(), d.Size)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	if here, err := p.s.content.Hold(&p.lease, d.Digest.String()); err != nil || here {
+	if here, err := s.content.Hold(lease, d.Digest.String()); err != nil || here {
 		return err
 	}
-	body, err := p.src.Blob(ctx, d.Digest.String(), d.Size)
+	body, err := src.Blob(ctx, d.Digest.String(), d.Size)
 	if err != nil {
 		return err
 	}
@@ -235,7 +237,7 @@ func (p *puller) keepBlob(ctx context.Context, d v1.Descriptor) error {
 	if _, err := io.CopyBuffer(onlyWriter{in}, body, make([]byte, 256<<10)); err != nil {
 		return err
 	}
-	return in.Commit(&p.lease)
+	return in.Commit(lease)
 }
 
 // repacks says whether the canonical tar of a tree is what the archive has for the layer. It is for a layer that was imported or

@@ -22,6 +22,7 @@ import (
 	"github.com/layerctl/layerctl/image/content"
 	"github.com/layerctl/layerctl/image/layer"
 	"github.com/layerctl/layerctl/image/reference"
+	"github.com/layerctl/layerctl/image/registry"
 	"github.com/layerctl/layerctl/snapshot"
 )
 
@@ -129,7 +130,7 @@ func (sv *saver) add(ctx context.Context, ref string) error {
 	}
 	if n.Digest != "" && sv.format != DockerArchive {
 		m.digest, m.media = n.Digest, n.Media
-		if err := sv.addManifest(m); err != nil {
+		if err := sv.addManifest(ctx, m); err != nil {
 			return err
 		}
 	} else if err := sv.addLayers(ctx, m); err != nil {
@@ -148,7 +149,7 @@ func (sv *saver) hold(digest string) error {
 }
 
 // addManifest takes the manifest that the image came with, and all that it names.
-func (sv *saver) addManifest(m *saving) (err error) {
+func (sv *saver) addManifest(ctx context.Context, m *saving) (err error) {
 	if err := sv.hold(m.digest); err != nil {
 		return err
 	}
@@ -161,11 +162,35 @@ func (sv *saver) addManifest(m *saving) (err error) {
 	}
 	m.blobs = append([]v1.Descriptor{parsed.Config}, parsed.Layers...)
 	for _, d := range m.blobs {
-		if err := sv.hold(d.Digest.String()); err != nil {
+		if here, err := sv.s.content.Hold(&sv.lease, d.Digest.String()); err != nil {
 			return err
+		} else if !here {
+			if err := sv.fetch(ctx, m.img, d); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// fetch brings a blob that is not here, because the layer's tree was when the image came, from where the image came from.
+func (sv *saver) fetch(ctx context.Context, img Image, d v1.Descriptor) error {
+	err := content.ErrNotFound
+	for _, name := range img.Names {
+		ref, perr := reference.Parse(name)
+		if perr != nil || reference.IsLocal(ref) {
+			continue
+		}
+		repo, oerr := registry.Open(ref, registry.Options{})
+		if oerr == nil {
+			oerr = sv.s.keepBlob(ctx, repo, &sv.lease, d)
+		}
+		if oerr == nil {
+			return nil
+		}
+		err = oerr
+	}
+	return fmt.Errorf("blob %s is not kept here: %w", d.Digest, err)
 }
 
 // addLayers finds out where the bytes of each layer come from, and, for OCI's forms, makes a manifest of them.
@@ -194,10 +219,18 @@ func (sv *saver) addLayers(ctx context.Context, m *saving) error {
 			if err := sv.s.snaps.Hold(&sv.lease, sl.tree); err != nil {
 				return err
 			}
-			if l.Digest != "" { // only some trees make their layer again: see whether this one does before anything is written of it
-				if err := sv.tar(ctx, sl, io.Discard); err != nil {
-					return fmt.Errorf("layer %s: its blob %s is not kept here, and its tree does not make it: %w", l.DiffID, l.Digest, err)
+		}
+		if !sl.kept && l.Digest != "" {
+			// Only some trees make their layer again: see whether this one does before anything is written of it.
+			if sv.tar(ctx, sl, io.Discard) != nil {
+				h, err := v1.NewHash(l.Digest)
+				if err == nil {
+					err = sv.fetch(ctx, m.img, v1.Descriptor{Digest: h, Size: l.BlobSize})
 				}
+				if err != nil {
+					return fmt.Errorf("layer %s: %w", l.DiffID, err)
+				}
+				sl.kept = true
 			}
 		}
 		if sv.format == DockerArchive || !sl.kept {

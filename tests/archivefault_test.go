@@ -147,3 +147,39 @@ func TestLoadFull(t *testing.T) {
 		t.Errorf("%d loads met a full disk, %d did not", full, fit)
 	}
 }
+
+// A layer that was here when its image was pulled was not downloaded again. Where its blob is needed after all, it is fetched.
+func TestSaveFetches(t *testing.T) {
+	reg := startRegistry(t, "")
+	reg.push("gzip", "", "--config.cmd true", busyboxLayer, upperLayer)
+	e := newEnv(t)
+	sh(t, e.dir, "skopeo copy -q --src-tls-verify=false docker://"+reg.addr+"/gzip docker-archive:d.tar:x:1; "+
+		"skopeo copy -q --dest-tls-verify=false --dest-compress-format zstd docker-archive:d.tar docker://"+reg.addr+"/zstd")
+	e.ok("pull", "-q", reg.addr+"/gzip")
+	e.ok("pull", "-q", reg.addr+"/zstd")
+	digest := strings.TrimSpace(e.ok("images", "--format", "{{.Digest}}", reg.addr+"/zstd"))
+	reg.requests()
+	for _, format := range []string{"docker-archive", "oci-archive"} {
+		e.ok("save", "--format", format, "-o", format, reg.addr+"/zstd")
+	}
+	if got := e.skopeoDigest("oci-archive:oci-archive"); got != digest {
+		t.Errorf("the manifest has the digest %s, had %s", got, digest)
+	}
+	fetched := 0
+	for _, r := range reg.requests() {
+		if strings.Contains(r, "/zstd/blobs/") {
+			fetched++
+		}
+	}
+	if fetched != 2 {
+		t.Errorf("%d blobs were fetched, want 2 once", fetched)
+	}
+	other := e.other("store.other")
+	for _, format := range []string{"docker-archive", "oci-archive"} {
+		other.ok("load", "-q", "-i", format)
+		if got, want := other.id(reg.addr+"/zstd"), e.id(reg.addr+"/zstd"); got != want {
+			t.Errorf("image ID %s, want %s", got, want)
+		}
+	}
+	other.ok("check")
+}

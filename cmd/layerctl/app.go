@@ -204,6 +204,8 @@ func withHint(err error, cmd *cobra.Command) error {
 		return start.Hinted(err, "give more digits of the ID, or the name")
 	case errors.Is(err, image.ErrCorrupt) && cmd != nil && cmd.Name() == "load":
 		return start.Hinted(err, "nothing of it was given a name: copy or save the archive again; of a root file system's tarball `layerctl import` makes an image")
+	case errors.Is(err, image.ErrCorrupt) && cmd != nil && cmd.Name() == "save":
+		return start.Hinted(err, "`layerctl check` says what else of the store is damaged")
 	case errors.Is(err, image.ErrCorrupt):
 		return start.Hinted(err, "what arrived is not what was asked for, and nothing of it was kept: try again, or tell the registry's owner")
 	case errors.Is(err, image.ErrNotFound):

@@ -121,6 +121,9 @@ func Local(s string) (Ref, error) {
 	return Parse(c[0])
 }
 
+// IsLocal says whether a name came from no registry.
+func IsLocal(r Ref) bool { return r.Registry == localRegistry }
+
 // ValidDigest says whether s is sha256: and 64 lower-case hex digits.
 func ValidDigest(s string) bool {
 	hex, ok := strings.CutPrefix(s, "sha256:")
