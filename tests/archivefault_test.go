@@ -153,21 +153,24 @@ func TestSaveFetches(t *testing.T) {
 	reg := startRegistry(t, "")
 	reg.push("gzip", "", "--config.cmd true", busyboxLayer, upperLayer)
 	e := newEnv(t)
-	sh(t, e.dir, "skopeo copy -q --src-tls-verify=false docker://"+reg.addr+"/gzip docker-archive:d.tar:x:1; "+
-		"skopeo copy -q --dest-tls-verify=false --dest-compress-format zstd docker-archive:d.tar docker://"+reg.addr+"/zstd")
+	sh(t, e.dir, "skopeo copy -q --src-tls-verify=false docker://"+reg.addr+"/gzip docker-archive:d.tar:x:1")
+	plain := e.other("store.plain")
+	plain.ok("load", "-q", "-i", "d.tar")
+	plain.ok("save", "--format", "oci-archive", "-o", "plain.tar", "docker.io/library/x:1")
+	sh(t, e.dir, "skopeo copy -q --preserve-digests --dest-tls-verify=false oci-archive:plain.tar docker://"+reg.addr+"/plain")
 	e.ok("pull", "-q", reg.addr+"/gzip")
-	e.ok("pull", "-q", reg.addr+"/zstd")
-	digest := strings.TrimSpace(e.ok("images", "--format", "{{.Digest}}", reg.addr+"/zstd"))
+	e.ok("pull", "-q", reg.addr+"/plain")
+	digest := strings.TrimSpace(e.ok("images", "--format", "{{.Digest}}", reg.addr+"/plain"))
 	reg.requests()
 	for _, format := range []string{"docker-archive", "oci-archive"} {
-		e.ok("save", "--format", format, "-o", format, reg.addr+"/zstd")
+		e.ok("save", "--format", format, "-o", format, reg.addr+"/plain")
 	}
 	if got := e.skopeoDigest("oci-archive:oci-archive"); got != digest {
 		t.Errorf("the manifest has the digest %s, had %s", got, digest)
 	}
 	fetched := 0
 	for _, r := range reg.requests() {
-		if strings.Contains(r, "/zstd/blobs/") {
+		if strings.Contains(r, "/plain/blobs/") {
 			fetched++
 		}
 	}
@@ -177,7 +180,7 @@ func TestSaveFetches(t *testing.T) {
 	other := e.other("store.other")
 	for _, format := range []string{"docker-archive", "oci-archive"} {
 		other.ok("load", "-q", "-i", format)
-		if got, want := other.id(reg.addr+"/zstd"), e.id(reg.addr+"/zstd"); got != want {
+		if got, want := other.id(reg.addr+"/plain"), e.id(reg.addr+"/plain"); got != want {
 			t.Errorf("image ID %s, want %s", got, want)
 		}
 	}

@@ -50,7 +50,7 @@ func TestKilledAnywhere(t *testing.T) {
 	e.program = program
 	sh(t, e.dir, `mkdir tree && cd tree && `+smallLayer+` && cp -a ../tree ../tree2 && echo 2 > ../tree2/etc/second`)
 	k := &killer{env: e}
-	sh(t, e.dir, "skopeo copy -q --src-tls-verify=false docker://"+reg.addr+"/other docker-archive:other.tar:other:latest")
+	sh(t, e.dir, "skopeo copy -q --src-tls-verify=false docker://"+reg.addr+"/other docker-archive:other.tar:other:latest; gzip -k other.tar")
 	e.ok("import", "tree", "busybox")
 	e.ok("tag", "busybox", "second:name")
 	e.ok("pull", reg.addr+"/two")
@@ -76,6 +76,7 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "run long", store: "full", args: []string{"run", "--name", "new", "busybox", "sleep", "1000"}, until: "start/state", again: `has that name`},
 		{name: "run --rm long", store: "full", args: []string{"run", "--rm", "busybox", "sleep", "1000"}, until: "start/state"},
 		{name: "load", store: "full", last: true, args: []string{"load", "-i", "other.tar"}},
+		{name: "load a stream", store: "full", last: true, args: []string{"load", "-i", "other.tar.gz"}},
 		{name: "prune", store: "full", dead: []string{"trees/placed", "pull", "-q", reg.addr + "/other"}, args: []string{"prune", "-a", "-f"}},
 		{name: "prune after rmi", store: "full", dead: []string{"rmi/rows", "rmi", reg.addr + "/two"}, args: []string{"prune", "-f"}},
 		{name: "rm", store: "full", last: true, args: []string{"rm", "old"}, again: notFound},
