@@ -18,6 +18,7 @@ var (
 	ErrNotFound      = errors.New("command not found")
 	ErrNotExecutable = errors.New("command cannot be run")
 	ErrWorkDir       = errors.New("working directory cannot be entered") // 126, too
+	ErrNamespaces    = errors.New("no more namespaces are allowed here")
 )
 
 // StepError says which step of a plan failed.
@@ -128,7 +129,11 @@ func Start(g *Program, vfork bool) (*Process, error) {
 	pid, errno := spawn(args, base, st, keep)
 	afterFork()
 	if errno != 0 {
-		return nil, fmt.Errorf("make a process in new namespaces: %w", unix.Errno(errno))
+		err := error(unix.Errno(errno))
+		if err == unix.ENOSPC { // namespaces(7): not a matter of disks
+			err = fmt.Errorf("%w: %w", ErrNamespaces, err)
+		}
+		return nil, fmt.Errorf("make a process in new namespaces: %w", err)
 	}
 	p := &Process{Pid: int(pid), PidFD: os.NewFile(uintptr(pidFD), "pidfd")}
 	if !vfork {
