@@ -20,7 +20,7 @@ import (
 
 // rows is what the database holds, as far as it can be read and believed.
 type rows struct {
-	problems []string
+	verified *rowdb.Verified
 	images   map[string]imageRow
 	names    map[string]nameRow
 	uses     map[string]bool
@@ -30,14 +30,15 @@ type rows struct {
 }
 
 func (s *Store) readRows() (*rows, error) {
-	contents, problems, err := s.db.Verify()
+	v, err := s.db.Verify()
 	if err != nil {
 		return nil, err
 	}
-	st := &rows{problems: problems, images: map[string]imageRow{}, names: map[string]nameRow{}, uses: map[string]bool{}, broken: map[string]string{}}
+	contents := v.Rows
+	st := &rows{verified: v, images: map[string]imageRow{}, names: map[string]nameRow{}, uses: map[string]bool{}, broken: map[string]string{}}
 	if _, err := os.Lstat(filepath.Join(s.dir, "meta.db")); errors.Is(err, fs.ErrNotExist) {
 		if names, err := os.ReadDir(filepath.Join(s.dir, "names")); err == nil && len(names) > 0 {
-			st.problems = append(st.problems, "is not there")
+			v.Problems = append(v.Problems, "is not there")
 		}
 	}
 	decode := func(bucket []byte, key string, b []byte, v any) bool {
@@ -154,7 +155,7 @@ func (s *Store) checkRows(ctx context.Context) (*CheckReport, error) {
 	find := func(file, problem string, images []string) {
 		r.Findings = append(r.Findings, Finding{File: filepath.Join(base, file), Problem: problem, Images: images})
 	}
-	for _, p := range st.problems {
+	for _, p := range st.verified.Problems {
 		find("meta.db", p, s.allNames(st))
 	}
 	for _, where := range slices.Sorted(maps.Keys(st.broken)) {
@@ -267,7 +268,7 @@ func (s *Store) checkCopies(st *rows, find func(file, problem string, images []s
 	}
 	for _, e := range entries {
 		path := filepath.Join(s.dir, "names", e.Name())
-		if info, err := e.Info(); err == nil && !known[path] && !strings.HasPrefix(e.Name(), ".") && info.Size() > 0 && len(st.problems) == 0 {
+		if info, err := e.Info(); err == nil && !known[path] && !strings.HasPrefix(e.Name(), ".") && info.Size() > 0 && len(st.verified.Problems) == 0 {
 			find(filepath.Join("names", e.Name()), "is the record of a name that has no row", nil)
 		}
 	}

@@ -79,21 +79,23 @@ func (s *Store) Check(ctx context.Context) (*Report, error) {
 
 // state is what the database holds, as far as it can be read and believed.
 type state struct {
-	problems []string // of the file
+	verified *rowdb.Verified
 	rows     map[string]row
 	trees    map[string]treeRow // by key
 	children map[string]bool
+	users    map[string]bool   // by tree and snapshot; nil in an older store
 	broken   map[string]string // rows that cannot be believed, by bucket/key: why
 }
 
 func (s *Store) readState() (*state, error) {
-	contents, problems, err := s.db.Verify()
+	v, err := s.db.Verify()
 	if err != nil {
 		return nil, err
 	}
-	st := &state{problems: problems, rows: map[string]row{}, trees: map[string]treeRow{}, children: map[string]bool{}, broken: map[string]string{}}
+	contents := v.Rows
+	st := &state{verified: v, rows: map[string]row{}, trees: map[string]treeRow{}, children: map[string]bool{}, broken: map[string]string{}}
 	if _, err := os.Lstat(s.path("meta.db")); errors.Is(err, fs.ErrNotExist) && s.committedOnce() {
-		st.problems = append(st.problems, "is not there")
+		v.Problems = append(v.Problems, "is not there")
 	}
 	decode := func(bucket []byte, key string, b []byte, v any) bool {
 		where := rowWhere(bucket, key)
@@ -120,6 +122,12 @@ func (s *Store) readState() (*state, error) {
 	}
 	for key := range contents[string(bucketChildren)] {
 		st.children[key] = true
+	}
+	if users, ok := contents[string(bucketUsers)]; ok {
+		st.users = map[string]bool{}
+		for key := range users {
+			st.users[key] = true
+		}
 	}
 	return st, nil
 }
@@ -160,7 +168,7 @@ func (s *Store) check(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	c := &checker{s, st, &Report{Chains: map[string]ChainInfo{}}}
-	for _, p := range st.problems {
+	for _, p := range st.verified.Problems {
 		c.find(Finding{File: "meta.db", Problem: p, Chains: c.allChains()})
 	}
 	for _, where := range slices.Sorted(maps.Keys(st.broken)) {
@@ -195,8 +203,14 @@ func (s *Store) check(ctx context.Context) (*Report, error) {
 	}
 	for key := range st.children {
 		parent, child, _ := strings.Cut(key, "\x00")
-		if r, ok := st.rows[child]; !ok || r.Parent != parent {
+		if r, ok := st.rows[child]; (!ok || r.Parent != parent) && st.broken[rowWhere(bucketSnapshots, child)] == "" {
 			c.find(Finding{File: "meta.db", Problem: "it says that " + child + " stands on " + parent + ", which is not so", Chains: []string{child}})
+		}
+	}
+	for key := range st.users {
+		tree, name, _ := strings.Cut(key, "\x00")
+		if r, ok := st.rows[name]; (!ok || r.Tree != tree) && st.broken[rowWhere(bucketSnapshots, name)] == "" {
+			c.find(Finding{File: "meta.db", Problem: "it says that " + name + " has the tree " + tree + ", which is not so", Chains: []string{name}})
 		}
 	}
 	for _, t := range used {
@@ -230,6 +244,9 @@ func (c *checker) committed(name string, used map[string]*CheckedTree) {
 	}
 	if r.Parent != "" && !c.st.children[string(childKey(r.Parent, name))] {
 		c.find(Finding{File: "meta.db", Problem: "it does not say that " + name + " stands on " + r.Parent, Chains: []string{name}})
+	}
+	if c.st.users != nil && !c.st.users[string(childKey(r.Tree, name))] {
+		c.find(Finding{File: "meta.db", Problem: "it does not say that " + name + " has the tree " + r.Tree, Chains: []string{name}})
 	}
 	t := used[r.Tree]
 	if t == nil {

@@ -2,6 +2,7 @@ package rowdb
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,27 +16,34 @@ import (
 // Contents are the rows of a database file as Verify read them: by bucket and key.
 type Contents map[string]map[string][]byte
 
+// Verified is a database file as Verify read it.
+type Verified struct {
+	Rows     Contents
+	Problems []string // what is wrong with the file, as the end of a sentence that begins with its name
+	sum      [32]byte // of the file
+}
+
 // Verify reads the whole file without the help of bbolt, which panics, or worse, on a damaged one, and says what is wrong with it. It is
 // stricter than bbolt's own check: both of the first pages must be whole (with the newer one damaged, bbolt goes back to the state
 // before the last transaction and says nothing), every page below the high-water mark must be used once or free, and elements must lie
 // as bbolt packs them, so that none can be missing. What could be read is in the contents all the same. A file that is not there has no
 // rows and no problems.
-func (d *DB) Verify() (Contents, []string, error) {
+func (d *DB) Verify() (*Verified, error) {
 	unlock, err := d.lock(unix.LOCK_SH)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	data, err := os.ReadFile(d.path)
 	unlock()
 	if errors.Is(err, fs.ErrNotExist) {
-		return Contents{}, nil, nil
+		return &Verified{Rows: Contents{}, sum: sha256.Sum256(nil)}, nil
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("read database: %w", err)
+		return nil, fmt.Errorf("read database: %w", err)
 	}
 	v := verifier{data: data, rows: Contents{}, used: map[uint64]bool{}}
 	v.run()
-	return v.rows, v.problems, nil
+	return &Verified{v.rows, v.problems, sha256.Sum256(data)}, nil
 }
 
 // The form of the file (bbolt's internal/common: page.go, meta.go, bucket.go), in the byte order of the machine.

@@ -81,15 +81,15 @@ func TestVerifyWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, problems, err := d.Verify()
-	if err != nil || len(problems) > 0 {
-		t.Fatalf("%v %q", err, problems)
+	got, err := d.Verify()
+	if err != nil || len(got.Problems) > 0 {
+		t.Fatalf("%v %q", err, got.Problems)
 	}
-	if !equal(got, want) || len(got["a"]) != 266 {
-		t.Errorf("Verify reads other rows than bbolt (%d of %d)", len(got["a"]), len(want["a"]))
+	if !equal(got.Rows, want) || len(got.Rows["a"]) != 266 {
+		t.Errorf("Verify reads other rows than bbolt (%d of %d)", len(got.Rows["a"]), len(want["a"]))
 	}
-	if got, problems, err := New(filepath.Join(t.TempDir(), "none")).Verify(); err != nil || len(got)+len(problems) > 0 {
-		t.Errorf("no file: %v %q %v", got, problems, err)
+	if got, err := New(filepath.Join(t.TempDir(), "none")).Verify(); err != nil || len(got.Rows)+len(got.Problems) > 0 {
+		t.Errorf("no file: %v %v", got, err)
 	}
 }
 
@@ -100,7 +100,8 @@ func TestVerifyDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, _, _ := d.Verify()
+	v, _ := d.Verify()
+	want := v.Rows
 	rng := rand.New(rand.NewPCG(1, 2))
 	found := 0
 	for round := range 3000 {
@@ -123,11 +124,11 @@ func TestVerifyDamaged(t *testing.T) {
 		if err := os.WriteFile(d.path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, problems, err := d.Verify()
+		v, err := d.Verify()
 		if err != nil {
 			t.Fatal(err)
 		}
-		told := len(problems) > 0
+		got, told := v.Rows, len(v.Problems) > 0
 		for key, row := range got["a"] {
 			told = told || !Sealed("a/"+key, row)
 		}
@@ -187,5 +188,56 @@ func TestSeal(t *testing.T) {
 	}
 	if _, err := Seal("x", struct{}{}); err == nil {
 		t.Error("an empty object was sealed")
+	}
+}
+
+func TestApply(t *testing.T) {
+	d := filled(t)
+	v, err := d.Verify()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := v.Rows
+	want["c"] = map[string][]byte{"new": []byte("row")}
+	delete(want["a"], "key-0001")
+	a, err := d.Apply(v, want)
+	if err != nil || a != (Applied{Changed: 2}) {
+		t.Errorf("%+v %v", a, err)
+	}
+	if got, _ := dump(d); !equal(got, want) {
+		t.Error("other rows than were applied")
+	}
+	if _, err := d.Apply(v, want); !errors.Is(err, ErrChanged) {
+		t.Errorf("a database that was written to: %v", err)
+	}
+	for _, damage := range []func() error{
+		func() error { return os.Truncate(d.path, 5000) },
+		func() error { return os.Truncate(d.path, 0) },
+	} {
+		if err := damage(); err != nil {
+			t.Fatal(err)
+		}
+		if v, err = d.Verify(); err != nil || len(v.Problems) == 0 {
+			t.Fatalf("%v %v", v, err)
+		}
+		if a, err := d.Apply(v, want); err != nil || !a.Anew || a.Kept != d.path+".damaged" {
+			t.Errorf("%+v %v", a, err)
+		}
+		if got, err := dump(d); err != nil || !equal(got, want) {
+			t.Errorf("other rows than were applied (%v)", err)
+		}
+	}
+	if err := os.Remove(d.path); err != nil {
+		t.Fatal(err)
+	}
+	if v, err = d.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	v.Problems = append(v.Problems, "is not there")
+	if a, err := d.Apply(v, want); err != nil || !a.Anew || a.Kept != "" {
+		t.Errorf("%+v %v", a, err)
+	}
+	if got, err := dump(d); err != nil || !equal(got, want) {
+		t.Errorf("other rows than were applied (%v)", err)
 	}
 }
