@@ -3,7 +3,6 @@ package image
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"maps"
@@ -131,10 +130,9 @@ func (s *Store) records() []record.Record {
 	var list []record.Record
 	entries, _ := os.ReadDir(filepath.Join(s.dir, "names"))
 	for _, e := range entries {
-		var r record.Record
-		b, err := os.ReadFile(filepath.Join(s.dir, "names", e.Name()))
-		if err == nil && json.Unmarshal(b, &r) == nil && r.Name != "" && record.Path(s.dir, r.Name) == filepath.Join(s.dir, "names", e.Name()) {
-			list = append(list, r)
+		path := filepath.Join(s.dir, "names", e.Name())
+		if r, err := record.Read(path); err == nil && record.Path(s.dir, r.Name) == path {
+			list = append(list, *r)
 		}
 	}
 	return list
@@ -256,7 +254,7 @@ func (s *Store) checkCopies(st *rows, find func(file, problem string, images []s
 			continue
 		}
 		rec := recordOf(name, n, &row)
-		want, err := json.Marshal(&rec)
+		want, err := record.Marshal(&rec)
 		if err != nil {
 			return err
 		}

@@ -134,12 +134,18 @@ func (p *puller) run(ctx context.Context) (*imageRow, error) {
 		return nil, err
 	}
 	row := rowOf(&p.config, layers, blobs)
+	row.Absent = absent(p.s.content, layers)
+	return row, nil
+}
+
+// absent are the digests of layers whose blobs are not here.
+func absent(c *content.Store, layers []Layer) (list []string) {
 	for _, l := range layers {
-		if !p.s.content.Has(l.Digest) {
-			row.Absent = append(row.Absent, l.Digest)
+		if l.Digest != "" && !c.Has(l.Digest) {
+			list = append(list, l.Digest)
 		}
 	}
-	return row, nil
+	return list
 }
 
 // fetchConfig brings the config, whose digest is the image's ID.

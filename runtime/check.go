@@ -19,8 +19,8 @@ type Finding struct{ Container, File, Problem string }
 type CheckReport struct {
 	Findings   []Finding
 	Containers int
-	Names      map[string]string // what the active snapshot of that key belongs to: the container's name
-	Keys       []string          // of all of them, also of those whose record cannot be read
+	Names      map[string]string         // what the active snapshot of that key belongs to: the container's name
+	Claims     map[string]snapshot.Claim // what their snapshots are, by key
 }
 
 // Check looks at the containers' records, their names, and whether the snapshots that they stand on are there. What a crash left half
@@ -50,7 +50,7 @@ func (s *Store) Check(ctx context.Context) (*CheckReport, error) {
 }
 
 func (s *Store) check(ctx context.Context) *CheckReport {
-	r := &CheckReport{Names: map[string]string{}}
+	r := &CheckReport{Names: map[string]string{}, Claims: map[string]snapshot.Claim{}}
 	find := func(container, file, problem string) {
 		r.Findings = append(r.Findings, Finding{container, filepath.Join(filepath.Base(s.dir), file), problem})
 	}
@@ -66,7 +66,6 @@ func (s *Store) check(ctx context.Context) *CheckReport {
 			continue // being made, or removed
 		}
 		r.Containers++
-		r.Keys = append(r.Keys, snapshotKey(id))
 		r.Names[snapshotKey(id)] = id[:12]
 		if err != nil {
 			find(id[:12], id+"/config.json", "is damaged")
@@ -78,6 +77,11 @@ func (s *Store) check(ctx context.Context) *CheckReport {
 			continue
 		}
 		named[c.Name] = id
+		claim := snapshot.Claim{Parent: c.Image.Chain}
+		if c.RootFS != "" {
+			claim = snapshot.Claim{Dirs: []string{c.RootFS}}
+		}
+		r.Claims[snapshotKey(id)] = claim
 		if target, err := os.Readlink(filepath.Join(s.dir, "names", c.Name)); err != nil || target != "../"+id {
 			find(c.Name, "names/"+c.Name, "does not lead to its container")
 		}

@@ -19,8 +19,8 @@ import (
 	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
-// Active is what the maker of an active snapshot knows of it: enough to write its record again.
-type Active struct {
+// Claim is what the maker of an active snapshot knows of it: enough to write its record again.
+type Claim struct {
 	Parent string
 	Dirs   []string // instead of a parent
 }
@@ -28,7 +28,7 @@ type Active struct {
 // Repair makes right what can be made of something else that is here: rows of chains/ and the other way round, the derived buckets,
 // links to parents, the init lower, and the records of active snapshots, whose keys and parents their maker tells. It does not touch
 // trees of layers. It returns a line for each thing that it made right. What was done stays done when it returns an error.
-func (s *Store) Repair(_ context.Context, actives map[string]Active) (done []string, err error) {
+func (s *Store) Repair(_ context.Context, actives map[string]Claim) (done []string, err error) {
 	r := &repairer{Store: s}
 	for _, step := range []func() error{r.rows, r.republish, func() error { return r.records(actives) }, r.links} {
 		if err == nil {
@@ -212,7 +212,7 @@ func (r *repairer) republish() error {
 }
 
 // records writes the records of active snapshots again that are damaged or gone.
-func (r *repairer) records(actives map[string]Active) error {
+func (r *repairer) records(actives map[string]Claim) error {
 	for _, key := range slices.Sorted(maps.Keys(actives)) {
 		dir := r.activeDir(key)
 		if gone(dir) {

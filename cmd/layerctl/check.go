@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
 	"github.com/layerctl/layerctl/image"
 )
 
@@ -45,6 +47,7 @@ func (f checkFinding) String() string {
 
 // checkReport is the answer of `check`.
 type checkReport struct {
+	Healed, Lost, Left                              []string `json:",omitempty"` // by --repair
 	Findings                                        []checkFinding
 	Notes                                           []string
 	Images, Containers, Layers, Blobs, Names, Files int64
@@ -52,15 +55,19 @@ type checkReport struct {
 }
 
 func (a *app) checkCommand() *cobra.Command {
-	var quick, full bool
+	var quick, full, repair bool
 	var format string
 	cmd := &cobra.Command{
 		Use:   "check [flags]",
 		Short: "Compare everything in the store with what it should be",
 		Long: `Compare everything in the store with what it should be: every blob with its digest, every name of every layer with the layer's index,
 every reference with what it names. It may run beside anything. Prints a line for each thing that is wrong, with the images and
-containers that it concerns, and ends with status 1; or prints ok. What containers wrote themselves is not looked at.`,
-		Example: "  layerctl check\n  layerctl check --full",
+containers that it concerns, and ends with status 1; or prints ok. What containers wrote themselves is not looked at.
+
+With --repair it makes right what it finds: rows and records from each other, blobs from where the image was pulled, layers from their
+blobs. An image of which something is nowhere any more is removed, and named; it then ends with status 1, too. Layers of containers that
+run are left as they are.`,
+		Example: "  layerctl check\n  layerctl check --full\n  layerctl check --full --repair",
 		Args:    exactArgs(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			level := image.CheckNormal
@@ -72,28 +79,43 @@ containers that it concerns, and ends with status 1; or prints ok. What containe
 			case full:
 				level = image.CheckFull
 			}
-			r, err := a.check(cmd.Context(), level)
+			r, err := a.check(cmd.Context(), level, repair)
 			if err != nil {
 				return err
 			}
-			if err := r.print(a.stdout, format); err != nil || len(r.Findings) == 0 {
+			if err := r.print(a.stdout, format); err != nil {
 				return err
 			}
-			what := "1 thing is"
-			if n := len(r.Findings); n > 1 {
-				what = fmt.Sprintf("%d things are", n)
+			if n := len(r.Findings); n > 0 {
+				err := fmt.Errorf("check: %s not as it should be", plural(n, "thing is", "things are"))
+				if repair {
+					return err
+				}
+				return start.Hinted(err, "`layerctl check --repair` makes right what can be made right")
 			}
-			return fmt.Errorf("check: %s not as it should be", what)
+			if n := len(r.Lost); n > 0 {
+				return fmt.Errorf("check: %s lost", plural(n, "thing is", "things are"))
+			}
+			return nil
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&quick, "quick", false, "rows, references, small files and the sizes of blobs; not what is in blobs and trees")
 	f.BoolVar(&full, "full", false, "also read every file of every layer")
+	f.BoolVar(&repair, "repair", false, "make right what is found, or remove it and say which image is lost")
 	f.StringVar(&format, "format", "", "a Go template, or json")
 	return cmd
 }
 
-func (a *app) check(ctx context.Context, level image.CheckLevel) (*checkReport, error) {
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// check compares everything and, with repair, makes right what it finds and compares again.
+func (a *app) check(ctx context.Context, level image.CheckLevel, repair bool) (*checkReport, error) {
 	images, _, containers, err := a.stores()
 	if err != nil {
 		return nil, err
@@ -106,7 +128,28 @@ func (a *app) check(ctx context.Context, level image.CheckLevel) (*checkReport, 
 	if err != nil {
 		return nil, err
 	}
-	r := &checkReport{Findings: []checkFinding{}, Notes: ours.Notes, Images: ours.Images, Containers: int64(theirs.Containers),
+	var did image.RepairReport
+	if repair && len(ours.Findings)+len(theirs.Findings) > 0 {
+		files, err := containers.Repair(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range files {
+			did.Healed = append(did.Healed, f+": made right")
+		}
+		more, err := images.Repair(ctx, ours, image.RepairOptions{Claims: theirs.Claims, Notice: func(line string) { slog.Info(line) }})
+		did.Healed, did.Lost, did.Left = append(did.Healed, more.Healed...), more.Lost, more.Left
+		if err != nil {
+			return nil, err
+		}
+		if theirs, err = containers.Check(ctx); err != nil {
+			return nil, err
+		}
+		if ours, err = images.Check(ctx, level); err != nil {
+			return nil, err
+		}
+	}
+	r := &checkReport{Healed: did.Healed, Lost: did.Lost, Left: did.Left, Findings: []checkFinding{}, Notes: ours.Notes, Images: ours.Images, Containers: int64(theirs.Containers),
 		Layers: ours.Layers, Blobs: ours.Blobs, Names: ours.Names, Files: ours.Files, Bytes: ours.Bytes}
 	for _, f := range ours.Findings {
 		out := checkFinding{File: f.File, Layer: f.Layer, Path: f.Path, Problem: f.Problem, Images: f.Images, subject: f.Subject()}
@@ -133,6 +176,14 @@ func (r *checkReport) print(w io.Writer, format string) error {
 		return printDocument(w, format, r, r)
 	}
 	out := newBuffered(w)
+	for _, list := range []struct {
+		what  string
+		lines []string
+	}{{"healed: ", r.Healed}, {"lost: ", r.Lost}, {"left: ", r.Left}} {
+		for _, line := range list.lines {
+			fmt.Fprintln(out, list.what+line)
+		}
+	}
 	for _, f := range r.Findings {
 		fmt.Fprintln(out, f)
 	}

@@ -96,12 +96,16 @@ func Digest(b []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// Put stores a small blob, which the lease holds from then on, and returns its digest.
+// Put stores a small blob, in the place of a damaged one if need be, which the lease holds from then on, and returns its digest.
 func (s *Store) Put(l *snapshot.Lease, b []byte) (string, error) {
 	digest := Digest(b)
 	for {
-		if here, err := s.Hold(l, digest); err != nil || here {
+		if here, err := s.Hold(l, digest); err != nil {
 			return digest, err
+		} else if here {
+			if _, err := s.Read(digest); !errors.Is(err, ErrCorrupt) {
+				return digest, err
+			}
 		}
 		if err := snapshot.WriteFile(s.Path(digest), b, false); err != nil {
 			return "", fmt.Errorf("store blob %s: %w", digest, err)

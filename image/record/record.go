@@ -13,6 +13,7 @@ import (
 
 	"github.com/layerctl/layerctl/image/reference"
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
 // ErrNotFound says that no name here is the one that was asked for. It may still be an ID or a digest.
@@ -58,18 +59,36 @@ func Find(images, ref string) (*Record, error) {
 			return nil, fmt.Errorf("read the record of %s: %w", name, err)
 		}
 		var r Record
-		if json.Unmarshal(b, &r) != nil || r.Name != name || r.Chain == "" {
-			continue // damaged, or another name's: the rows know better
+		if !rowdb.Sealed(where(name), b) || json.Unmarshal(b, &r) != nil {
+			break // damaged, or emptied: only the rows know what this name means
 		}
 		return &r, nil
 	}
 	return nil, fmt.Errorf("%s: %w", ref, ErrNotFound)
 }
 
+func where(name string) string { return "names/" + name }
+
+// Marshal is what the file of r's name holds.
+func Marshal(r *Record) ([]byte, error) { return rowdb.Seal(where(r.Name), r) }
+
+// Read reads the record at a path. It is rowdb.ErrDamaged where that is not as it was written.
+func Read(path string) (*Record, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var r Record
+	if json.Unmarshal(b, &r) != nil || !rowdb.Sealed(where(r.Name), b) {
+		return nil, fmt.Errorf("read record %s: %w", path, rowdb.ErrDamaged)
+	}
+	return &r, nil
+}
+
 // Write replaces the file of r's name. It is on disk when Write returns: a filesystem without a journal may otherwise show an older
 // record's bytes under the name after a power cut, and they would be believed.
 func Write(images string, r *Record) error {
-	b, err := json.Marshal(r)
+	b, err := Marshal(r)
 	if err == nil {
 		err = snapshot.WriteFile(Path(images, r.Name), b, true)
 	}
