@@ -63,7 +63,7 @@ type CheckReport struct {
 // its way, or goes away meanwhile, is no finding.
 func (s *Store) Check(ctx context.Context, level CheckLevel) (*CheckReport, error) {
 	r, err := s.checkRows(ctx)
-	for _, wait := range []time.Duration{20 * time.Millisecond, 200 * time.Millisecond} {
+	for _, wait := range []time.Duration{20 * time.Millisecond, 100 * time.Millisecond} {
 		if err != nil || len(r.Findings) == 0 {
 			break
 		}

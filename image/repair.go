@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"go.etcd.io/bbolt"
 
 	"github.com/layerctl/layerctl/image/content"
@@ -178,7 +180,7 @@ func (h *healer) blobs(ctx context.Context) error {
 			delete(h.bad, digest)
 			continue
 		}
-		err := h.fetch(ctx, digest, need[digest], repositories{h, h.origins(h.st.users(digest))})
+		err := h.fetch(ctx, digest, repositories{h, h.origins(h.st.users(digest))})
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -196,26 +198,20 @@ func (h *healer) blobs(ctx context.Context) error {
 }
 
 // fetch brings a blob in the place of what is there.
-func (h *healer) fetch(ctx context.Context, digest string, size int64, from repositories) error {
+func (h *healer) fetch(ctx context.Context, digest string, from repositories) error {
 	path := h.s.content.Path(digest)
 	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
 		if err := h.s.snaps.Discard(path); err != nil {
 			return err
 		}
 	}
-	isLayer := false
-	for _, row := range h.st.images {
-		isLayer = isLayer || slices.ContainsFunc(row.Layers, func(l Layer) bool { return l.Digest == digest })
-	}
-	if _, isConfig := h.st.images[digest]; !isLayer && !isConfig {
+	size, known := h.sizeOf(ctx, digest, from)
+	if !known { // nothing names it as a config or layer
 		m, err := from.Manifest(ctx, digest)
 		if err == nil {
 			_, err = h.s.content.Put(&h.lease, m.Raw)
 		}
-		if !errors.Is(err, registry.ErrNotFound) {
-			return err
-		}
-		// It may be a layer that another manifest of the image names.
+		return err
 	}
 	body, err := from.Blob(ctx, digest, size)
 	if err != nil {
@@ -231,6 +227,35 @@ func (h *healer) fetch(ctx context.Context, digest string, size int64, from repo
 		return err
 	}
 	return in.Commit(&h.lease)
+}
+
+// sizeOf is the size of a blob that a row or a manifest names. A manifest that is not here is fetched.
+func (h *healer) sizeOf(ctx context.Context, digest string, from repositories) (int64, bool) {
+	for _, row := range h.st.images {
+		for _, l := range row.Layers {
+			if l.Digest == digest {
+				return l.BlobSize, true
+			}
+		}
+	}
+	for _, id := range h.st.users(digest) {
+		for _, b := range h.st.images[id].Blobs {
+			if b == digest || b == id {
+				continue
+			}
+			raw, err := h.manifest(ctx, b, from)
+			var m v1.Manifest
+			if err != nil || json.Unmarshal(raw, &m) != nil {
+				continue
+			}
+			for _, d := range append(m.Layers, m.Config) {
+				if d.Digest.String() == digest {
+					return d.Size, true
+				}
+			}
+		}
+	}
+	return 0, false
 }
 
 // lose removes the images of which something is nowhere any more, and damaged layers that no image and no container has.

@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/layerctl/layerctl/image/content"
 	"github.com/layerctl/layerctl/image/reference"
@@ -50,14 +53,10 @@ func (h *healer) recoverRows(ctx context.Context) (lost []string, err error) {
 		if known && (!damaged || n.ID == rec.ID && n.Digest == rec.Digest) || !known && !damaged && st.broken[string(bucketNames)+"/"+rec.Name] == "" {
 			continue
 		}
-		n = nameRow{ID: rec.ID, Digest: rec.Digest}
-		if raw, err := h.s.content.Read(rec.Digest); err == nil {
-			var m v1.Manifest
-			if json.Unmarshal(raw, &m) == nil {
-				n.Media, n.Size = string(m.MediaType), int64(len(raw))
-			}
-		}
-		st.names[rec.Name] = n
+		st.names[rec.Name] = nameRow{ID: rec.ID, Digest: rec.Digest}
+	}
+	if damaged {
+		lost = append(lost, h.namesOfFiles(ctx)...)
 	}
 	for where := range st.broken {
 		// The row of a name that has no record is gone: nothing says what the name meant.
@@ -91,7 +90,63 @@ func (h *healer) recoverRows(ctx context.Context) (lost []string, err error) {
 			return nil, fmt.Errorf("make the row of %s again: %w", name, err)
 		}
 	}
+	for name, n := range st.names {
+		if n.Digest == "" || n.Media != "" {
+			continue
+		}
+		raw, err := h.manifest(ctx, n.Digest, repositories{h, h.origins([]string{n.ID})})
+		if err != nil {
+			h.left("the manifest of %s: %v", name, err)
+			continue
+		}
+		var m v1.Manifest
+		if json.Unmarshal(raw, &m) == nil {
+			if n.Media, n.Size = string(m.MediaType), int64(len(raw)); n.Media == "" {
+				n.Media = string(types.OCIManifestSchema1) // which alone need not say it
+			}
+			st.names[name] = n
+		}
+	}
 	return lost, ctx.Err()
+}
+
+// namesOfFiles adds the names that only the layout's index still says, for a record may be lost with the rows; and says of which names
+// nothing is left but the name of the record's file.
+func (h *healer) namesOfFiles(ctx context.Context) (lost []string) {
+	var index v1.IndexManifest
+	if b, err := os.ReadFile(filepath.Join(h.s.dir, "index.json")); err == nil && json.Unmarshal(b, &index) == nil {
+		for _, d := range index.Manifests {
+			name := d.Annotations["org.opencontainers.image.ref.name"]
+			if _, known := h.st.names[name]; known || name == "" {
+				continue
+			}
+			raw, err := h.manifest(ctx, d.Digest.String(), repositories{h, originsOf(name)})
+			var m v1.Manifest
+			if err == nil && json.Unmarshal(raw, &m) == nil {
+				h.st.names[name] = nameRow{ID: m.Config.Digest.String(), Digest: d.Digest.String(), Media: string(d.MediaType), Size: d.Size}
+			}
+		}
+	}
+	entries, _ := os.ReadDir(filepath.Join(h.s.dir, "names"))
+	for _, e := range entries {
+		name := strings.ReplaceAll(strings.TrimSuffix(e.Name(), ".json"), "%", "/")
+		if _, known := h.st.names[name]; !known && !strings.HasPrefix(name, ".") {
+			lost = append(lost, "image "+name+": its row and its record are damaged")
+		}
+	}
+	return lost
+}
+
+// manifest reads a manifest, or fetches it where it is damaged or missing.
+func (h *healer) manifest(ctx context.Context, digest string, from repositories) ([]byte, error) {
+	if raw, err := h.s.content.Read(digest); err == nil {
+		return raw, nil
+	}
+	m, err := from.Manifest(ctx, digest)
+	if err == nil {
+		_, err = h.s.content.Put(&h.lease, m.Raw)
+	}
+	return m.Raw, err
 }
 
 // manifestOf looks through the small blobs for a manifest that has a config: its digest, or "".
@@ -129,9 +184,21 @@ func (h *healer) small(digest string) ([]byte, error) {
 // imageRow makes the row of an image from its config and manifest, which are fetched where they are not here.
 func (h *healer) imageRow(ctx context.Context, id, digest, name string) (*imageRow, error) {
 	from := repositories{h, originsOf(name)}
+	blobs := []string{id}
+	var m v1.Manifest
+	if digest != "" {
+		raw, err := h.manifest(ctx, digest, from)
+		if err != nil {
+			return nil, fmt.Errorf("fetch its manifest: %w", err)
+		}
+		if err := json.Unmarshal(raw, &m); err != nil || m.Config.Digest.String() != id {
+			return nil, fmt.Errorf("its manifest is another image's: %w", content.ErrCorrupt)
+		}
+		blobs = append(blobs, digest)
+	}
 	raw, err := h.s.content.Read(id)
 	if err != nil && digest != "" {
-		if err = h.fetchConfig(ctx, id, from); err == nil {
+		if err = h.fetchConfig(ctx, m.Config, from); err == nil {
 			raw, err = h.s.content.Read(id)
 		}
 	}
@@ -142,24 +209,8 @@ func (h *healer) imageRow(ctx context.Context, id, digest, name string) (*imageR
 	if err != nil {
 		return nil, fmt.Errorf("read its config: %w", err)
 	}
-	var m v1.Manifest
-	blobs := []string{id}
-	if digest != "" {
-		raw, err := h.s.content.Read(digest)
-		if err != nil {
-			got, ferr := from.Manifest(ctx, digest)
-			if ferr != nil {
-				return nil, fmt.Errorf("fetch its manifest: %w", ferr)
-			}
-			if _, err := h.s.content.Put(&h.lease, got.Raw); err != nil {
-				return nil, err
-			}
-			raw = got.Raw
-		}
-		if err := json.Unmarshal(raw, &m); err != nil || len(m.Layers) != len(cfg.RootFS.DiffIDs) {
-			return nil, fmt.Errorf("its manifest has %d layers, its config %d: %w", len(m.Layers), len(cfg.RootFS.DiffIDs), content.ErrCorrupt)
-		}
-		blobs = append(blobs, digest)
+	if digest != "" && len(m.Layers) != len(cfg.RootFS.DiffIDs) {
+		return nil, fmt.Errorf("its manifest has %d layers, its config %d: %w", len(m.Layers), len(cfg.RootFS.DiffIDs), content.ErrCorrupt)
 	}
 	var layers []Layer
 	parent := ""
@@ -182,25 +233,20 @@ func (h *healer) imageRow(ctx context.Context, id, digest, name string) (*imageR
 	return row, nil
 }
 
-func (h *healer) fetchConfig(ctx context.Context, id string, from repositories) error {
-	body, err := from.Blob(ctx, id, -1)
+func (h *healer) fetchConfig(ctx context.Context, d v1.Descriptor, from repositories) error {
+	body, err := from.Blob(ctx, d.Digest.String(), d.Size)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	in, err := h.s.content.WaitIngest(ctx, id, -1)
-	if err != nil {
-		return err
+	raw, err := io.ReadAll(io.LimitReader(body, 4<<20+1))
+	if err == nil && content.Digest(raw) != d.Digest.String() {
+		err = fmt.Errorf("config %s: %w", d.Digest, content.ErrCorrupt)
 	}
-	defer in.Close()
-	var b bytes.Buffer
-	if _, err := b.ReadFrom(body); err != nil {
-		return err
+	if err == nil {
+		_, err = h.s.content.Put(&h.lease, raw)
 	}
-	if _, err := in.Write(b.Bytes()); err != nil {
-		return err
-	}
-	return in.Commit(&h.lease)
+	return err
 }
 
 // writeRows makes the buckets right.

@@ -77,7 +77,7 @@ func (h *healer) healTree(ctx context.Context, c *byteChecker, t snapshot.Checke
 		return fmt.Errorf("%w, for %s", errNowhere, h.hopeless[pulled])
 	case h.bad[pulled]:
 		return fmt.Errorf("its blob %s could not be fetched", pulled)
-	case pulled != "" && h.fetch(ctx, pulled, -1, repositories{h, h.origins(h.st.users(pulled))}) == nil:
+	case pulled != "" && h.fetch(ctx, pulled, repositories{h, h.origins(h.st.users(pulled))}) == nil:
 		// It was never here, for the tree was.
 		if err = h.fromBlob(ctx, pulled, t, st); err == nil {
 			err = h.settle(c, t, st)

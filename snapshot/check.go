@@ -13,7 +13,6 @@ import (
 	"sort"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
@@ -27,8 +26,6 @@ type Finding struct {
 	Chains  []string // names of the committed snapshots whose own layer it is
 	Keys    []string // keys of the active snapshots that stand on it
 }
-
-func (f Finding) id() string { return f.File + "\x00" + f.Tree + "\x00" + f.Path + "\x00" + f.Problem }
 
 // CheckedTree is a tree that committed snapshots name.
 type CheckedTree struct {
@@ -50,27 +47,10 @@ type Report struct {
 type ChainInfo struct{ Parent, Tree, DiffID, Settling string }
 
 // Check compares the rows with each other and with what they name: trees' directories and the sums of what lies beside them, chains/,
-// children/, and active snapshots. It does not look into trees. It blocks nobody and may run beside anything: what it finds it looks at
-// again, and only what stays so is told.
+// children/, and active snapshots. It does not look into trees. It blocks nobody and may run beside anything; what is under way at that
+// moment may look wrong in it, so a caller looks again before he believes a finding.
 func (s *Store) Check(ctx context.Context) (*Report, error) {
 	r, err := s.check(ctx)
-	for _, wait := range []time.Duration{20 * time.Millisecond, 200 * time.Millisecond} {
-		if err != nil || len(r.Findings) == 0 {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(wait):
-		}
-		first := map[string]bool{}
-		for _, f := range r.Findings {
-			first[f.id()] = true
-		}
-		if r, err = s.check(ctx); err == nil {
-			r.Findings = slices.DeleteFunc(r.Findings, func(f Finding) bool { return !first[f.id()] })
-		}
-	}
 	if err != nil {
 		return nil, fmt.Errorf("check snapshots: %w", err)
 	}

@@ -18,14 +18,15 @@ func richStore(t *testing.T) (*env, *registry) {
 	t.Helper()
 	reg := startRegistry(t, "")
 	e := newEnv(t)
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000") // every run has the same blobs
 	script := ""
 	for name, layer := range map[string]string{"base": busyboxLayer, "lean": leaningLayer, "new": "echo different > different; seq 1 3000 > more",
 		"data": "mkdir -p data; seq 1 3000 > data/numbers; ln data/numbers data/same; ln -s numbers data/link; chmod 1777 data"} {
-		script += "mkdir " + name + "; (cd " + name + "; " + layer + "\n); tar -C " + name + " -cf " + name + ".tar .\n"
+		script += "mkdir " + name + "; (cd " + name + "; " + layer + "\n); tar -C " + name + " --sort=name --mtime=@1700000000 -cf " + name + ".tar .\n"
 	}
 	for name, layers := range map[string]string{"app": "base lean data", "other": "base lean new"} {
-		script += "umoci init --layout " + name + "; umoci new --image " + name + ":1; for l in " + layers + "; do umoci raw add-layer --image " + name + ":1 $l.tar; done\n" +
-			"umoci config --image " + name + ":1 --config.cmd sh\nskopeo copy -q --dest-tls-verify=false $" + name + "_flags oci:" + name + ":1 docker://" + reg.addr + "/" + name + ":1\n"
+		script += "umoci init --layout " + name + "; umoci new --image " + name + ":1; for l in " + layers + "; do umoci raw add-layer --history.created 2024-01-02T03:04:05Z --image " + name + ":1 $l.tar; done\n" +
+			"umoci config --image " + name + ":1 --config.cmd sh --created 2024-01-02T03:04:05Z --history.created 2024-01-02T03:04:05Z\nskopeo copy -q --dest-tls-verify=false $" + name + "_flags oci:" + name + ":1 docker://" + reg.addr + "/" + name + ":1\n"
 	}
 	sh(t, e.dir, "app_flags=; other_flags='--dest-compress-format zstd'; mkdir images; cd images\n"+script+"rm -rf ../images")
 	app := reg.addr + "/app:1"

@@ -21,6 +21,9 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	if path := os.Getenv("LAYERCTL_TEST_DUMP"); path != "" {
+		os.Exit(dumpRows(path))
+	}
 	os.Exit(func() int {
 		if os.Geteuid() != 0 {
 			fmt.Fprintln(os.Stderr, "these tests make namespaces and mounts: run them as root")
