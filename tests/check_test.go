@@ -59,7 +59,7 @@ func TestCheck(t *testing.T) {
 	blob := strings.TrimSpace(sh(t, e.root, `cd images/blobs/sha256; ls -S | head -n 1`))
 	for _, row := range []struct{ name, damage, level, want string }{
 		{"a file of the same size and time", `cd snapshots/trees/` + tree + `/fs/data; touch -r . ../../x; printf 9 | dd of=numbers bs=1 seek=5 conv=notrunc status=none; touch -r ../../x numbers`,
-			"--full", "layer " + top + " (tree " + tree + "): /data/same: its content is damaged (images " + app + ", localhost/here:tagged; container stopped)"},
+			"--full", "layer " + top + " (tree " + tree + "): /data/numbers: its content is damaged (images " + app + ", localhost/here:tagged; container stopped)"},
 		{"a mode", "chmod 755 snapshots/trees/" + tree + "/fs/data", "", "layer " + top + " (tree " + tree + "): /data: mode 0755, was 1777 (images " + app + ", localhost/here:tagged; container stopped)"},
 		{"a tree", "rm -r snapshots/trees/" + tree + "/fs", "--quick", "layer " + top + " (tree " + tree + "): /: the tree is not there (images "},
 		{"an index", "printf x | dd of=snapshots/trees/" + tree + "/index bs=1 seek=90 conv=notrunc status=none", "--quick", "snapshots/trees/" + tree + "/index of layer " + top + ": is damaged (images "},
@@ -82,6 +82,13 @@ func TestCheck(t *testing.T) {
 		r := e.run(append([]string{"--root", copied, "check"}, strings.Fields(row.level)...)...)
 		if r.code != 1 || !strings.Contains(r.stdout, row.want) || strings.Contains(r.stdout, "ok:") || !errorForm.MatchString(r.stderr) || !strings.Contains(r.stderr, "not as it should be") {
 			t.Errorf("%s: status %d, want 1 and %q\n%s%s", row.name, r.code, row.want, r.stdout, r.stderr)
+		}
+		r = e.run(append([]string{"--root", copied, "check", "--repair"}, strings.Fields(row.level)...)...)
+		if r.code != 0 || !strings.Contains(r.stdout, "healed: ") || !strings.Contains(r.stdout, "\nok: ") || r.stderr != "" {
+			t.Errorf("%s: repaired: status %d\n%s%s", row.name, r.code, r.stdout, r.stderr)
+		}
+		if got := e.ok("--root", copied, "check", "--full"); !strings.HasPrefix(got, "ok: 3 images, 1 containers, 5 layers, ") {
+			t.Errorf("%s: after the repair: %s", row.name, got)
 		}
 	}
 }
@@ -116,4 +123,65 @@ func TestCheckBesideOthers(t *testing.T) {
 	if checks < 5 {
 		t.Errorf("only %d checks ran beside the work", checks)
 	}
+}
+
+// What cannot be made right is said, and nothing is thrown away that can still be used.
+func TestRepairWithinLimits(t *testing.T) {
+	e, reg := richStore(t)
+	app, other := reg.addr+"/app:1", reg.addr+"/other:1"
+	tree := func(path string) string {
+		t.Helper()
+		return strings.TrimSpace(sh(t, e.root, "ls -d snapshots/trees/*/fs/"+path+" | head -n 1 | cut -d / -f 3"))
+	}
+	repair := func(code int, texts ...string) result {
+		t.Helper()
+		r := e.run("check", "--full", "--repair")
+		if r.code != code || code != 0 && !errorForm.MatchString(r.stderr) {
+			t.Errorf("status %d, want %d\n%s%s", r.code, code, r.stdout, r.stderr)
+		}
+		for _, text := range texts {
+			if !strings.Contains(r.stdout+r.stderr, text) {
+				t.Errorf("%q is not said:\n%s%s", text, r.stdout, r.stderr)
+			}
+		}
+		return r
+	}
+
+	// A container runs on the layer: what lies below a mounted overlay stays, and is repaired when it has ended.
+	running := e.command("run", "-i", "--rm", "--name", "running", app, "cat")
+	stdin, err := running.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.start(running)
+	eventually(t, "the container runs", func() bool { return strings.Contains(e.ok("ps"), "running") })
+	n := tree("data/numbers")
+	sh(t, e.root, "chmod 700 snapshots/trees/"+n+"/fs/data")
+	repair(1, "left: layer sha256:", "(tree "+n+"): replace tree "+n+": container/", "it is mounted", "/data: mode 0700, was 1777", "containers stopped, running")
+	stdin.Close()
+	if err := running.Wait(); err != nil {
+		t.Errorf("the container did not go on: %v", err)
+	}
+	repair(0, "healed: layer sha256:", "(tree "+n+"): unpacked again", "\nok: ")
+
+	// Without the registry what only it has is left as it is, and said.
+	blob := strings.TrimSpace(sh(t, e.root, `cd images/blobs/sha256; ls -S | head -n 1`))
+	sh(t, e.root, "truncate -s -1 images/blobs/sha256/"+blob)
+	reg.stop()
+	repair(1, "left: images/blobs/sha256/"+blob+": ", "connection refused", "images/blobs/sha256/"+blob+" of layer ", "1 thing is not as it should be")
+	e.ok("run", "--rm", app, "true")
+	reg.restart()
+	repair(0, "healed: images/blobs/sha256/"+blob+": fetched again", "\nok: ")
+
+	// A layer that was made here and whose content is nowhere: the image is lost, the container that stands on it is told of, and stays.
+	n = tree("one")
+	sh(t, e.root, "echo two > snapshots/trees/"+n+"/fs/one")
+	r := repair(1, "lost: image localhost/small:latest: layer sha256:", "the content of \"one\" is nowhere", "1 thing is lost")
+	if strings.Contains(r.stdout, "healed: ") || !strings.Contains(r.stdout, "ok: 2 images") {
+		t.Errorf("%s", r.stdout)
+	}
+	if got := e.ok("check", "--full"); !strings.HasPrefix(got, "ok: 2 images, 1 containers, 4 layers") {
+		t.Errorf("%s", got)
+	}
+	e.fails(1, []string{"no such image"}, "inspect", "small")
 }
