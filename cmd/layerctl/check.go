@@ -142,6 +142,12 @@ func (a *app) check(ctx context.Context, level image.CheckLevel, repair bool) (*
 		if err != nil {
 			return nil, err
 		}
+		for i, line := range did.Left {
+			for key, name := range theirs.Names {
+				line = strings.ReplaceAll(line, key, "container "+name)
+			}
+			did.Left[i] = line
+		}
 		if theirs, err = containers.Check(ctx); err != nil {
 			return nil, err
 		}
