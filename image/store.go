@@ -285,14 +285,15 @@ func (s *Store) update(fn func(tx *bbolt.Tx, c *naming) error) error {
 
 // dropName takes a name away from the image that has it, if one does. Its record goes first: without one, the rows are asked.
 func (c *naming) dropName(tx *bbolt.Tx, name string) error {
+	removed, err := record.Remove(c.s.dir, name) // also one of no row, which a kill left
+	if err != nil {
+		return err
+	}
+	c.dropped = c.dropped || removed
 	var n nameRow
 	if ok, err := getJSON(tx, bucketNames, name, &n); err != nil || !ok {
 		return err
 	}
-	if err := record.Remove(c.s.dir, name); err != nil {
-		return err
-	}
-	c.dropped = true
 	if err := tx.Bucket(bucketNamed).Delete(useKey(n.ID, name)); err != nil {
 		return err
 	}

@@ -98,10 +98,11 @@ func Write(images string, r *Record) error {
 	return nil
 }
 
-// Remove takes the file of a name away, if there is one.
-func Remove(images, name string) error {
-	if err := os.Remove(Path(images, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the record of %s: %w", name, err)
+// Remove takes the file of a name away, and says whether there was one.
+func Remove(images, name string) (bool, error) {
+	err := os.Remove(Path(images, name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("remove the record of %s: %w", name, err)
 	}
-	return nil
+	return err == nil, nil
 }

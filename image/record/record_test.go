@@ -47,9 +47,9 @@ func TestRecord(t *testing.T) {
 			t.Errorf("record %q: %+v, %v; want ErrNotFound", content, got, err)
 		}
 	}
-	for range 2 {
-		if err := Remove(dir, "localhost/debian:latest"); err != nil {
-			t.Error(err)
+	for _, first := range []bool{true, false} {
+		if removed, err := Remove(dir, "localhost/debian:latest"); err != nil || removed != first {
+			t.Error(removed, err)
 		}
 	}
 }
