@@ -346,6 +346,9 @@ func (s *Store) Remove(ctx context.Context, key string) error {
 	if !errors.Is(err, ErrNotFound) {
 		return err
 	}
+	if err := s.sweepActive(hashName(key)); err != nil { // half made, by somebody who is gone
+		return fmt.Errorf("remove snapshot %s: %w", key, err)
+	}
 	if _, err := s.removeCommitted(key, false, func(string) bool { return false }); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}

@@ -338,5 +338,5 @@ func TestKilled(t *testing.T) {
 	if out := e.ok("ps", "-a", "--format", "{{.Status}}"); strings.Contains(out, "Up") {
 		t.Errorf("ps -a: %s", out)
 	}
-	e.ok("rmi", "-f", "busybox") // sweeps what half-made containers left
+	e.ok("rmi", "-f", "busybox")
 }
