@@ -159,7 +159,7 @@ table() {
 	local title=$1 i
 	shift
 	results+=$'\n'"### $title"$'\n\n'
-	results+="| | median | fastest – slowest | times ours |${BASE:+ less the registry | times ours |}"$'\n'"| --- | --- | --- | --- |${BASE:+ --- | --- |}"$'\n'
+	results+="| | median of $(jq '.results[0].times | length' out.json) | fastest – slowest | times ours |${BASE:+ less the registry | times ours |}"$'\n'"| --- | --- | --- | --- |${BASE:+ --- | --- |}"$'\n'
 	for ((i = 0; i < $#; i++)); do
 		results+=$(jq -r --argjson i "$i" --arg name "${*:i+1:1}" --argjson base "${BASE:-null}" '
 			def ms: . * 1000 | if . < 100 then (. * 10 | round / 10) else round end | tostring + " ms";
@@ -330,7 +330,7 @@ section_memory() {
 
 section_layers() {
 	say "growth: layers"
-	results+=$'\n### How it grows: layers of an image\n\nEach layer has three small files.\n\n| layers | pull | its memory | the registry alone | pull again | run --rm |\n| --- | --- | --- | --- | --- | --- |\n'
+	results+=$'\n### How it grows: layers of an image\n\nEach layer has three small files. '"Medians of $(((runs + 1) / 2))."$'\n\n| layers | pull | its memory | the registry alone | pull again | run --rm |\n| --- | --- | --- | --- | --- | --- |\n'
 	local n
 	for n in 1 10 100 500; do
 		made "layers$n" "$n" 3 1500
@@ -343,7 +343,7 @@ section_layers() {
 
 section_files() {
 	say "growth: files"
-	results+=$'\n### How it grows: files of an image\n\nOne layer of files of 200 bytes.\n\n| files | pull | its memory | pull again | run --rm |\n| --- | --- | --- | --- | --- |\n'
+	results+=$'\n### How it grows: files of an image\n\nOne layer of files of 200 bytes. '"Medians of $(((runs + 1) / 2))."$'\n\n| files | pull | its memory | pull again | run --rm |\n| --- | --- | --- | --- | --- |\n'
 	local n
 	for n in 1000 10000 100000 500000; do
 		made "files$n" 1 "$n" 200
@@ -355,7 +355,7 @@ section_files() {
 
 section_store() {
 	say "growth: images in the store"
-	results+=$'\n### How it grows: images in the store\n\n| images | run --rm | images | pull again | pull of another | rmi of one |\n| --- | --- | --- | --- | --- | --- |\n'
+	results+=$'\n### How it grows: images in the store\n\n'"Medians of $(((runs + 1) / 2))."$'\n\n| images | run --rm | images | pull again | pull of another | rmi of one |\n| --- | --- | --- | --- | --- | --- |\n'
 	made tiny1 1 3 1500
 	local n have=1 one other=$ref
 	serve one
@@ -396,7 +396,7 @@ done
 Written by \`make bench\` on $(date -u +%Y-%m-%d), on a virtual machine with $(nproc) cores and $(awk '/^MemTotal/ {printf "%.0f", $2 / 1048576}' /proc/meminfo) GiB of memory, Linux $(uname -r | sed 's/[^0-9.].*//'), $(findmnt -n -o FSTYPE -T /var/tmp), \
 $(go version | cut -d' ' -f3). Peers: $(podman --version | sed 's/ version//'), containerd $(containerd --version | cut -d' ' -f3), $(runc --version | head -n1 | sed 's/ version//'), $(bwrap --version), as Debian ships them.
 All figures of a table come from one run, so the ratios mean more than the times: the same machine on another day is faster or slower by
-a factor of two. Each is a median of at least $runs, those of growth of $(((runs + 1) / 2)); below 1 under "times ours", the peer is the faster one.
+a factor of two. Below 1 under "times ours", the peer is the faster one.
 X
 	for s in "${all[@]}"; do
 		[ ! -e "$kept/$s.md" ] || cat "$kept/$s.md"
