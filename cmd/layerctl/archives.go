@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -88,7 +90,8 @@ tars. The same images always give the same bytes. Without -o the archive goes to
 					return usagef("save: stdout is a terminal: name a file with -o, or pipe the archive somewhere")
 				}
 				to = image.SaveTarget{Writer: a.stdout}
-				a.stopSignals() // a write that nobody reads ends by its signal, and there is nothing to tidy up
+				// A write that nobody reads ends by its signal, and there is nothing to tidy up.
+				signal.Reset(os.Interrupt, syscall.SIGTERM)
 			}
 			images, _, _, err := a.stores()
 			if err != nil {
