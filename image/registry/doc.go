@@ -8,6 +8,8 @@
 //	source.go       one place: requests, redirects, TLS or not, what may be sent where
 //	auth.go         challenges and tokens
 //	credentials.go  auth files and credential helpers
+//	certs.go        certs.d: authorities and certificates of ours
+//	mirrors.go      registries.conf: which places a name leads to
 //	blob.go         a blob over several connections
 //	retry.go        what passes, how long it is waited for, stalls
 //	errors.go       answers and network errors in one line that says which host did what

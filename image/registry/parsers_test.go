@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"reflect"
@@ -93,4 +94,28 @@ func TestManifestType(t *testing.T) {
 			t.Errorf("%s %s: %q, %v, want %q", c.header, c.doc, got, err, c.want)
 		}
 	}
+}
+
+func FuzzManifest(f *testing.F) {
+	f.Add(mediaManifest, []byte(`{"schemaVersion": 2, "config": {}, "layers": []}`))
+	f.Add("application/json", []byte(`{"mediaType": "`+mediaDockerList+`", "manifests": []}`))
+	f.Add("text/html; charset", []byte(`<html>`))
+	f.Add(mediaIndex, []byte(`{"Layers": [], "manifests": null}`))
+	f.Fuzz(func(t *testing.T, header string, raw []byte) {
+		m, err := verifyManifest("latest", http.Header{"Content-Type": {header}}, raw)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		// Whoever reads it as what it is said to be must not overlook what it is otherwise.
+		var doc map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &doc); err != nil {
+			t.Fatalf("%q is a %s: %v", raw, m.MediaType, err)
+		}
+		if m.MediaType == "" || isIndex(m.MediaType) && doc["layers"] != nil || !isIndex(m.MediaType) && doc["manifests"] != nil {
+			t.Errorf("%q is a %q", raw, m.MediaType)
+		}
+	})
 }
