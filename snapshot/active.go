@@ -119,7 +119,7 @@ func (s *Store) create(ctx context.Context, key, parent string, kind Kind, opts 
 		if err != nil {
 			return err
 		}
-		rec.Trees = c.Trees
+		rec.Trees = s.uncovered(c.Trees)
 	}
 	if kind == KindActive {
 		if err := s.makeUpper(dir, rec); err != nil {
@@ -170,6 +170,21 @@ func (s *Store) link(dir, parent string) error {
 		failpoint.Hit("active/relinking")
 		return os.WriteFile(name, nil, 0o600)
 	})
+}
+
+// uncovered leaves out the trees below one whose root is opaque (lowest first): overlayfs asks every directory of a layer whether it hides
+// what is below, but for its root.
+func (s *Store) uncovered(trees []string) []string {
+	for i := len(trees) - 1; i > 0; i-- {
+		var b [2]byte
+		root := s.path("trees", trees[i], "fs")
+		for _, name := range opaqueXattrs {
+			if n, err := unix.Lgetxattr(root, name, b[:]); err == nil && n == 1 && b[0] == 'y' {
+				return trees[i:]
+			}
+		}
+	}
+	return trees
 }
 
 // makeUpper makes fs and work. The root of the merged tree is the upper's own directory, so it takes the attributes of the directory

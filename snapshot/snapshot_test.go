@@ -350,3 +350,45 @@ func BenchmarkStart(b *testing.B) {
 		}
 	}
 }
+
+// overlayfs asks no layer's root whether it is opaque.
+func TestOpaqueRoot(t *testing.T) {
+	s := newStore(t)
+	addLayer(t, s, "base", "", map[string]string{"below": "x", "d/below": "x"})
+	addLayer(t, s, "hides", "base", map[string]string{"d/own": "y"})
+	trees, err := s.Chain(ctx, "hides")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setxattr(filepath.Join(trees[1].Dir, "fs"), "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+		t.Fatal(err)
+	}
+	addLayer(t, s, "top", "hides", map[string]string{"top": "z"})
+	if err := s.Create(ctx, "c", "top", WithVolatile()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Attach(ctx, "c", AttachOptions{Volatile: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for name, want := range map[string]string{"top": "z", "d/own": "y", "below": "", "d/below": ""} {
+		if got, err := read(t, r, name); got != want || want == "" && err != unix.ENOENT {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
+		}
+	}
+	var dirs []string
+	for _, tree := range slices.Backward(append(trees, Tree{})) {
+		if tree.Dir != "" {
+			dirs = append(dirs, filepath.Join(tree.Dir, "fs"))
+		}
+	}
+	stack, err := OpenStack(dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stack.Close()
+	if names, err := stack.Root().Names(); err != nil || !slices.Equal(names, []string{"d"}) {
+		t.Errorf("the stack shows %q, %v", names, err)
+	}
+}

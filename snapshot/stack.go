@@ -15,6 +15,8 @@ import (
 // Stack is the merged view of read-only trees, as overlayfs would show them, without a mount: a name is that of the highest tree which
 // has it; a whiteout hides it; directories of one name merge down to an opaque one, or to what is no directory.
 //
+// The root of a tree can be opaque as well, which overlayfs itself does not see: a snapshot has no trees below such a one.
+//
 // It works by descriptors of directories and single components, and follows no symbolic link, whatever a tree holds.
 type Stack struct{ root *Dir }
 
@@ -35,6 +37,9 @@ func (s *Stack) Push(dir string) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open tree %s: %w", dir, err)
+	}
+	if IsOpaque(fd) {
+		s.root.Close() // what is below is hidden
 	}
 	s.root.fds = slices.Insert(s.root.fds, 0, fd)
 	return nil
@@ -63,10 +68,12 @@ func (d *Dir) Close() {
 // IsWhiteout says whether an inode is overlayfs' mark for a deleted name: a character device 0/0.
 func IsWhiteout(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 }
 
+var opaqueXattrs = [...]string{"trusted.overlay.opaque", "user.overlay.opaque"}
+
 // IsOpaque says whether an open directory hides what is below it.
 func IsOpaque(fd int) bool {
 	var b [2]byte
-	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+	for _, name := range opaqueXattrs {
 		if n, err := unix.Fgetxattr(fd, name, b[:]); err == nil && n == 1 && b[0] == 'y' {
 			return true
 		}

@@ -330,10 +330,14 @@ func (p *planner) link(name, target string) error {
 	if e, ok, err := p.brings(target); err != nil {
 		return err
 	} else if ok && e.Type != TypeWhiteout && e.Type != TypeDir && e.Type != TypeOpaque {
-		p.add(action{Do: "link", Path: name, To: p.landing(target)})
+		if to := p.landing(target); to != name { // else it is a name of the same file already
+			p.add(action{Do: "link", Path: name, To: to})
+		}
 		return nil
 	}
-	if first, ok := p.copied[target]; ok {
+	if first, ok := p.copied[target]; ok && first == name {
+		return nil
+	} else if ok {
 		p.add(action{Do: "link", Path: name, To: first})
 		return nil
 	}

@@ -66,8 +66,9 @@ func (s *Settlement) Execute(dir string, below Below) error {
 	do.log.seq = stepLast
 	for _, a := range s.actions {
 		do.changed = do.changed || a.Do != "attributes"
-		if err := do.action(a, below); errors.Is(err, unix.ENOTDIR) {
-			return fmt.Errorf("settle %q: %w: %w", a.Path, ErrMalformed, err) // the layer brings a file where others of its names need a directory
+		if err := do.action(a, below); errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENOENT) {
+			// One of its names takes the place of a directory in which others lie.
+			return fmt.Errorf("settle %q: %w: %w", a.Path, ErrMalformed, err)
 		} else if err != nil {
 			return fmt.Errorf("settle %q: %w", a.Path, err)
 		}
@@ -159,6 +160,9 @@ func give(root *os.Root, e *Entry) error {
 
 func (do *settling) copy(a action, below Below) error {
 	e := a.entry()
+	if _, err := do.root.Lstat(a.Path); err == nil {
+		do.odd = true // it may have been a file of several names
+	}
 	if err := do.root.RemoveAll(a.Path); err != nil {
 		return err
 	}
@@ -206,7 +210,15 @@ func (do *settling) move(from, to string) error {
 	if err := do.root.MkdirAll(to, 0o755); err != nil {
 		return err
 	}
-	d, err := do.root.Open(aside)
+	if err := do.carryOpaque(aside, to); err != nil {
+		return err
+	}
+	return do.merge(aside, from, to)
+}
+
+// carryOpaque makes a directory opaque where another, which merges into it, is.
+func (do *settling) carryOpaque(from, to string) error {
+	d, err := do.root.Open(from)
 	if err != nil {
 		return err
 	}
@@ -226,7 +238,7 @@ func (do *settling) move(from, to string) error {
 			return fmt.Errorf("mark directory opaque: %w", err)
 		}
 	}
-	return do.merge(aside, from, to)
+	return nil
 }
 
 // merge moves what is in the directory at, which lay at from, into the directory to, and deletes it.
@@ -258,6 +270,9 @@ func (do *settling) merge(at, from, to string) error {
 					if err := give(do.root, &e); err != nil {
 						return err
 					}
+				}
+				if err := do.carryOpaque(a, b); err != nil {
+					return err
 				}
 				if err := do.merge(a, was, b); err != nil {
 					return err

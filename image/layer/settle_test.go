@@ -3,7 +3,6 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -80,56 +79,4 @@ touch -d 2020-01-01 tmp usr/lib usr etc etc/real etc/file old .`
 			checkIndex(t, dir)
 		})
 	}
-}
-
-func FuzzApply(f *testing.F) {
-	f.Add(tarOf(f, h(tar.TypeReg, "d/f", "", "content"), h(tar.TypeSymlink, "l", "../..", ""), h(tar.TypeReg, "l/x", "", "")))
-	f.Add(tarOf(f, h(tar.TypeReg, "d/.wh.x", "", ""), h(tar.TypeLink, "y", "d/f", ""), h(tar.TypeDir, "d", "", "")))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		outside := t.TempDir()
-		dir := filepath.Join(outside, "tree")
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		d, err := os.Open(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer d.Close()
-		_, err = Apply(t.Context(), bytes.NewReader(data), d, Options{Limits: Limits{Entries: 1000, Size: 1 << 20}})
-		if names, _ := os.ReadDir(outside); len(names) != 1 {
-			t.Errorf("%d names outside the tree", len(names))
-		}
-		if err == nil {
-			checkIndex(t, dir)
-		}
-	})
-}
-
-func FuzzIndex(f *testing.F) {
-	var b bytes.Buffer
-	x, _ := newIndexWriter(&b)
-	for _, e := range []Entry{{Path: ".", Type: TypeDir}, {Path: "a", Type: TypeFile, Xattrs: map[string]string{"user.a": "b"}}, {Path: "a/b", Type: TypeSymlink, Link: "x"}} {
-		x.add(&e)
-	}
-	if err := x.end(); err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b.Bytes())
-	f.Fuzz(func(t *testing.T, data []byte) {
-		file := filepath.Join(t.TempDir(), "index")
-		if err := os.WriteFile(file, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		x, err := OpenIndex(file)
-		if err != nil {
-			return
-		}
-		for e, err := range x.All() {
-			if err != nil {
-				break
-			}
-			x.Lookup(e.Path)
-		}
-	})
 }
