@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -17,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,7 +86,7 @@ func (a *authority) forServer() tls.Certificate {
 func serveTLS(t *testing.T, cert tls.Certificate, clients *authority, h http.HandlerFunc) *httptest.Server {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
-	s.Config.ErrorLog = nil
+	s.EnableHTTP2 = true
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	if clients != nil {
 		s.TLS.ClientAuth, s.TLS.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
@@ -230,6 +233,52 @@ func TestPlainHTTPElsewhere(t *testing.T) {
 			if h, ok := err.(interface{ Hint() string }); !ok || !strings.Contains(h.Hint(), "--plain-http") {
 				t.Errorf("the hint of %v", err)
 			}
+		}
+	}
+}
+
+// Over HTTP/2 a cut and a stall are of one stream, and look different; they are taken up again like any other.
+func TestCutStreams(t *testing.T) {
+	home := lonely(t)
+	t.Setenv("LAYERCTL_STALL_TIMEOUT", "700ms")
+	ca := newAuthority(t)
+	var n atomic.Int32
+	reg := serveTLS(t, ca.forServer(), nil, func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("it is %s", r.Proto)
+		}
+		switch n.Add(1) {
+		case 1: // before the answer
+			panic(http.ErrAbortHandler)
+		case 2:
+			cutting(20000, true)(w, r)
+		case 3:
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes 20000-%d/%d", len(someBlob)-1, len(someBlob)))
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(someBlob[20000:30000])
+			http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		default:
+			cutting(len(someBlob), true)(w, r)
+		}
+	})
+	write(t, filepath.Join(home, ".config/containers/certs.d", hostOf(reg), "ca.crt"), ca.pem, 0o600)
+	ref, err := reference.Parse(hostOf(reg) + "/a/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := &notices{}
+	r, err := Open(ref, Options{Notice: said.add})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.sources[0].wait = 4 * time.Millisecond
+	if b, err := read(r, 0); err != nil || !bytes.Equal(b, someBlob) {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	for _, text := range []string{"after 20000 of ", "after 30000 of ", "nothing came for too long"} {
+		if !strings.Contains(said.String(), text) {
+			t.Errorf("it does not say %q: %s", text, said)
 		}
 	}
 }
