@@ -75,6 +75,10 @@ func (r *repairer) rows() error {
 
 // recoverRows adds rows that the database lost and chains/ still has.
 func (r *repairer) recoverRows() {
+	needed := map[string]bool{}
+	for _, row := range r.st.rows {
+		needed[row.Parent] = true
+	}
 	names, _ := dirNames(r.path("chains"))
 	for _, file := range names {
 		h := strings.TrimSuffix(file, ".json")
@@ -83,8 +87,8 @@ func (r *repairer) recoverRows() {
 		if err != nil || !rowdb.Sealed(chainWhere(h), b) || rowdb.Unseal(chainWhere(h), b, &c) != nil || hashName(c.Name) != h {
 			continue
 		}
-		// Where the database is whole, a file without a row is what a crash left of a removal.
-		if _, known := r.st.rows[c.Name]; !known && (len(r.st.verified.Problems) > 0 || r.st.broken[rowWhere(bucketSnapshots, c.Name)] != "") {
+		// Where the database is whole, a file without a row, on which nothing stands, is what a crash left of a removal.
+		if _, known := r.st.rows[c.Name]; !known && (needed[c.Name] || len(r.st.verified.Problems) > 0 || r.st.broken[rowWhere(bucketSnapshots, c.Name)] != "") {
 			r.st.rows[c.Name] = c.Row
 		}
 	}

@@ -241,6 +241,9 @@ func sortNames(names []string) []string {
 // checkIndex compares the index with the tree: each has exactly what the other has, with the same attributes.
 func checkIndex(t testing.TB, dir string) {
 	t.Helper()
+	if got := verify(t, dir, true); got != "" {
+		t.Errorf("the tree is not as its index says:\n%s", got)
+	}
 	x, err := OpenIndex(filepath.Join(dir, "index"))
 	if err != nil {
 		t.Fatal(err)

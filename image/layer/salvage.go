@@ -21,6 +21,7 @@ func Salvage(ctx context.Context, dir string, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("salvage layer: %w", err)
 	}
+	defer x.Close()
 	root, err := os.OpenRoot(filepath.Join(dir, "fs"))
 	if err != nil {
 		return fmt.Errorf("salvage layer: %w", err)

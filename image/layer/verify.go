@@ -45,6 +45,7 @@ func Verify(ctx context.Context, dir string, o VerifyOptions, report func(path, 
 		report("", unwrapPath(err).Error())
 		return v.n, nil
 	}
+	defer x.Close()
 	next, stop := iter.Pull2(x.All())
 	defer stop()
 	v.next = next
