@@ -199,7 +199,7 @@ func (d *deleter) remove(parent int, name string, depth int) error {
 					return err
 				}
 			}
-			if err == io.EOF || err == nil && len(names) == 0 {
+			if err == io.EOF || err == nil && len(names) == 0 || errors.Is(err, unix.ENOENT) { // it is gone while it is being read
 				break
 			}
 			if errors.Is(err, fs.ErrNotExist) {
