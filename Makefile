@@ -6,7 +6,7 @@ COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
-.PHONY: all build quickstart test unit race e2e tutorial lint bench fuzz clean
+.PHONY: all build quickstart test unit race e2e torture tutorial lint bench fuzz clean
 
 all: build
 
@@ -29,7 +29,14 @@ unit:
 
 e2e: build
 	./hack/deps.sh test
-	$(GO) test -count=1 -timeout 15m ./tests/...
+	$(GO) test -count=1 -timeout 30m ./tests/...
+
+# The power is cut 20 times under work on a disk, and of a machine where ../shared/vm has one (LAYERCTL_VM: another place).
+torture: build
+	./hack/deps.sh test
+	@set -e; export LAYERCTL_TEST_CUTS=20; vm=$${LAYERCTL_VM:-../shared/vm/run-in-vm.sh}; \
+	if [ -x "$$vm" ]; then ./hack/deps.sh vm; export LAYERCTL_VM=$$(realpath "$$vm"); fi; \
+	$(GO) test -v -count=1 -timeout 60m -run '^TestPowerCut' ./tests/
 
 tutorial: build
 	./hack/tutorial.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a set of scripts needs, where they are missing: deps.sh quickstart|lint|test|bench
+# Installs the Debian packages that a set of scripts needs, where they are missing: deps.sh quickstart|lint|test|bench|vm
 set -euo pipefail
 
 quickstart=(mmdebstrap docker-registry umoci skopeo ca-certificates)
@@ -7,13 +7,16 @@ lint=(shellcheck)
 test=("${quickstart[@]}" "${lint[@]}" debootstrap podman runc uidmap busybox-static attr acl libcap2-bin xz-utils zstd bzip2 util-linux iproute2 tmux strace openssl e2fsprogs xfsprogs jq)
 bench=("${test[@]}" bubblewrap containerd curl time hyperfine)
 
+vm=(qemu-system-x86 mmdebstrap busybox-static e2fsprogs cpio kmod)
+
 case "${1:-}" in
+vm) want=("${vm[@]}") ;;
 quickstart) want=("${quickstart[@]}") ;;
 lint) want=("${lint[@]}") ;;
 test) want=("${test[@]}") ;;
 bench) want=("${bench[@]}") ;;
 *)
-	echo "usage: $0 quickstart|lint|test|bench" >&2
+	echo "usage: $0 quickstart|lint|test|bench|vm" >&2
 	exit 2
 	;;
 esac
