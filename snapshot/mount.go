@@ -125,7 +125,7 @@ func (s *Store) Attach(_ context.Context, key string, o AttachOptions) (_ *Root,
 	case len(lowers) == 0:
 		r.FD, err = cloneTree(m.upper)
 		r.Steps = []string{"mount --bind " + quote(m.upper) + " ROOT"}
-	case o.Legacy:
+	case o.Legacy || !takesLowersSingly():
 		r.FD, err = s.mountLegacy(m)
 		r.Steps = []string{m.explain()}
 	default:
@@ -183,6 +183,23 @@ func quote(s string) string {
 
 // errNoLowerAdd says that the kernel cannot take lowers one at a time (before 6.5).
 var errNoLowerAdd = errors.New("no lowerdir+")
+
+// takesLowersSingly says whether this kernel's overlayfs has lowerdir+. An older one takes any option of the new mount API without a
+// look at it, and refuses the mount at the end.
+func takesLowersSingly() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	major, rest, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), ".")
+	n := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	if n < 0 {
+		n = len(rest)
+	}
+	first, _ := strconv.Atoi(major)
+	second, _ := strconv.Atoi(rest[:n])
+	return first > 6 || first == 6 && second >= 5
+}
 
 // mount makes the overlay with the new mount API: lowers are given one at a time, so nothing limits their length or bytes.
 func (m overlay) mount() (*os.File, error) {
