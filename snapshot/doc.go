@@ -10,7 +10,8 @@
 //	meta.db, meta.db.lock       rows of committed snapshots and of trees (bbolt, see package rowdb)
 //	trees/N/fs, index, needs    a layer unpacked; N is a short number because mount(2) has one page for all lowers
 //	trees/init/fs               the stubs that mounts need where an image lacks them; the lowest lower of every container
-//	chains/H.json               a committed snapshot's trees, lowest first: all that a mount needs of the rows (H: see hashName)
+//	chains/H.json               a committed snapshot's trees, lowest first: all that a mount needs of the rows (H: see hashName); and its
+//	                            row, so that Repair can make a lost database again
 //	children/H/A                an active snapshot A stands on the committed snapshot H
 //	active/A/record.json        an active snapshot or view; lock: held as long as a mount of it lives
 //	active/A/fs, work           its upper and overlayfs' own directory
@@ -24,6 +25,9 @@
 // files that no row reaches, never a row without its files; Sweep deletes them.
 //
 // What an operation relies on or has made, and nothing names yet, it holds by a Lease; nobody deletes what is held.
+//
+// Rows and small files carry a checksum of their own (rowdb.Seal), and a tree's row the sums of the files beside fs: Check believes
+// nothing else. Repair exchanges a damaged tree in one step, and never one below a mount.
 //
 // Preparing and mounting open no database: a container's start reads one small file and makes a few.
 package snapshot

@@ -25,7 +25,7 @@ func WithHint(err error) error {
 	}{
 		{executor.ErrNotFound, "it is looked for in the container's PATH; a script also needs its interpreter to be there"},
 		{executor.ErrNotExecutable, "it must be a file with execute permission, of this machine's architecture"},
-		{snapshot.ErrDamaged, "`layerctl check` says what is damaged"},
+		{snapshot.ErrDamaged, "`layerctl check` says what is damaged, and `layerctl check --repair` makes it right or says what is lost"},
 		{executor.ErrNamespaces, "the sysctls user.max_*_namespaces say how many there may be (namespaces(7))"},
 		{snapshot.ErrFormat, "this store was made by another version: upgrade layerctl, or name another store with --root"},
 		{snapshot.ErrNotStore, "name an empty or absent directory, or a layerctl store, with --root"},
