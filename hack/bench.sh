@@ -268,10 +268,10 @@ section_again() {
 	serve six
 	"$layerctl" pull -q "$ref" >/dev/null
 	"${podman[@]}" pull -q --tls-verify=false "$ref" >/dev/null
-	BASE=2 compare "Pull the image of six layers again" $((runs * 3)) \
+	compare "Pull the image of six layers again" $((runs * 3)) \
 		"layerctl pull" "$layerctl pull -q $ref" \
 		"podman pull" "${podman[*]} pull -q --tls-verify=false $ref" \
-		"the registry's answer (curl)" "curl -fsSI -H 'Accept: application/vnd.oci.image.manifest.v1+json' http://127.0.0.1:$port/v2/six/manifests/latest"
+		"the registry's answer (curl, which takes long to start)" "curl -fsSI -H 'Accept: application/vnd.oci.image.manifest.v1+json' http://127.0.0.1:$port/v2/six/manifests/latest"
 }
 
 section_rmi() {
