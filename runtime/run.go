@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,22 +43,42 @@ func (s *Store) runContainer(ctx context.Context, o CreateOptions, streams IO) (
 	if o.TTY && o.Interactive && !term.IsTerminal(int(streams.Stdin.Fd())) {
 		return 0, invalid("the input device is not a TTY (-it was asked for)")
 	}
+	if o.Interactive {
+		if err := stopInBackground(streams.Stdin); err != nil {
+			return 0, err
+		}
+	}
+	// From here on the signals are the container's; before there is one, those that end a command end the run in an orderly manner.
+	signals := monitor.Catch()
 	r, err := s.create(ctx, o)
 	if err != nil {
 		return 0, err
 	}
+	r.signals = signals
 	if o.TTY {
 		return s.runMonitored(r, streams)
 	}
 	defer r.lock.Close()
-	// From here on the signals are the container's.
-	signals := monitor.Catch()
 	stdio, closeStdio, err := callersStreams(o.Interactive, streams)
 	if err != nil {
 		return 0, errors.Join(err, s.remove(ctx, r.Config))
 	}
 	defer closeStdio()
-	return s.supervise(ctx, r, stdio, true, func(_ *prepared, p *executor.Process) { go forward(signals, p) })
+	return s.supervise(ctx, r, stdio, true)
+}
+
+// stopInBackground stops a command that was started with & and would take what the user types from the shell, until it is brought to the
+// foreground. The kernel does that with who reads, but not with the container, which is in a session of its own. So this process reads
+// first: nothing, which is enough to be asked.
+func stopInBackground(stdin *os.File) error {
+	fd := int(stdin.Fd())
+	if !term.IsTerminal(fd) {
+		return nil
+	}
+	if _, err := unix.Read(fd, nil); err != nil {
+		return fmt.Errorf("read the terminal: %w", err)
+	}
+	return nil
 }
 
 // callersStreams are descriptors above 2 for what the container has at 0, 1 and 2.
@@ -86,20 +108,23 @@ func callersStreams(interactive bool, streams IO) (stdio [3]int, done func(), er
 	return stdio, done, nil
 }
 
-// forward hands the caller's signals to the container's first process. The third interrupt ends it: a first process that has no handler
-// is spared by the kernel, and nothing else would.
+// forward hands the caller's signals to the container's first process. The third interrupt that it does not catch ends it: the kernel
+// spares a first process that has no handler, and nothing else would end it.
 func forward(signals <-chan os.Signal, p *executor.Process) {
-	interrupts := 0
+	unheeded := 0
 	for s := range signals {
 		n, ok := s.(unix.Signal)
 		if !ok {
 			continue
 		}
 		switch n {
-		case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+		case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGTSTP:
 			continue
 		case unix.SIGINT, unix.SIGTERM:
-			if interrupts++; interrupts == 3 {
+			if !catches(p.Pid, n) {
+				unheeded++
+			}
+			if unheeded == 3 {
 				n = unix.SIGKILL
 			}
 		}
@@ -107,13 +132,37 @@ func forward(signals <-chan os.Signal, p *executor.Process) {
 	}
 }
 
+// catches says whether a process has a handler for a signal (SigCgt, proc(5)). The pid is believed because its process is not reaped while
+// anything is forwarded to it.
+func catches(pid int, n unix.Signal) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, after, found := strings.Cut(string(b), "\nSigCgt:\t")
+	mask, _, _ := strings.Cut(after, "\n")
+	caught, perr := strconv.ParseUint(mask, 16, 64)
+	return err != nil || !found || perr != nil || caught&(1<<(n-1)) != 0
+}
+
+// interrupted is the first of the waiting signals that ends a command, or 0.
+func interrupted(signals <-chan os.Signal) unix.Signal {
+	for {
+		select {
+		case s := <-signals:
+			if n, _ := s.(unix.Signal); n == unix.SIGINT || n == unix.SIGTERM || n == unix.SIGHUP || n == unix.SIGQUIT {
+				return n
+			}
+		default:
+			return 0
+		}
+	}
+}
+
 // supervise is the monitor's work: it starts a container, waits for its end, records that, and takes away what it took.
-func (s *Store) supervise(ctx context.Context, r *recorded, stdio [3]int, vfork bool, started func(*prepared, *executor.Process)) (int, error) {
+func (s *Store) supervise(ctx context.Context, r *recorded, stdio [3]int, vfork bool) (int, error) {
 	var e ended
 	p, err := s.prepare(ctx, &r.Config, stdio)
 	if err == nil {
 		defer p.close()
-		e, err = s.runPrepared(r, p, vfork, started)
+		e, err = s.runPrepared(r, p, vfork)
 		p.close()
 		if rerr := p.group.Remove(); err == nil && rerr != nil {
 			err = rerr
@@ -129,10 +178,16 @@ func (s *Store) supervise(ctx context.Context, r *recorded, stdio [3]int, vfork 
 	return e.ExitCode, err
 }
 
-func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool, started func(*prepared, *executor.Process)) (ended, error) {
+func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool) (ended, error) {
 	failpoint.Hit("start/prepared")
 	os.Remove(s.path(r.ID, "exit.json"))
 	failpoint.Hit("start/begun")
+	if r.session != nil {
+		r.session.Take(p.Console)
+	}
+	if n := interrupted(r.signals); n != 0 {
+		return ended{}, &ExitError{128 + int(n), fmt.Errorf("ended before the start: %v", n)}
+	}
 	e := ended{StartedAt: time.Now().UTC()}
 	proc, err := p.start(vfork)
 	if err != nil {
@@ -146,7 +201,12 @@ func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool, started func(*
 		proc.Signal(unix.SIGKILL)
 	}
 	failpoint.Hit("start/state")
-	started(p, proc)
+	go forward(r.signals, proc)
+	if r.session != nil {
+		// The container's end of the terminal is the container's alone: when its last process is gone, reading ends.
+		p.Compiled.Close()
+		r.session.Carry()
+	}
 	status, werr := proc.Wait()
 	failpoint.Hit("end/waited")
 	e.ExitCode, e.FinishedAt = status.Code, time.Now().UTC()
@@ -204,22 +264,22 @@ func (s *Store) Explain(ctx context.Context, o CreateOptions, w io.Writer) error
 
 // runMonitored hands a container to a monitor of its own and connects the caller's terminal with it.
 func (s *Store) runMonitored(r *recorded, streams IO) (int, error) {
-	conn, err := s.startMonitor(r)
+	conn, err := s.startMonitor(r, streams)
 	r.lock.Close() // the monitor has it now
 	if err != nil {
 		return 0, errors.Join(err, s.remove(context.Background(), r.Config))
 	}
 	defer conn.Close()
-	code, err := monitor.Attach(conn, streams.Stdin, streams.Stdout, r.Interactive)
+	code, err := monitor.Attach(conn, streams.Stdin, streams.Stdout, r.Interactive, r.signals)
 	var failed *monitor.StartError
 	if errors.As(err, &failed) {
-		return 0, &ExitError{failed.Code, err}
+		return 0, &ExitError{failed.Code, &kindError{failed.Reason, errorOfKind(failed.Kind)}}
 	}
 	return code, err
 }
 
 // startMonitor starts this program again, on the way that leads to MonitorMain, with the container's lock and one end of a stream.
-func (s *Store) startMonitor(r *recorded) (*monitor.Conn, error) {
+func (s *Store) startMonitor(r *recorded, streams IO) (*monitor.Conn, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("start monitor: %w", err)
@@ -232,6 +292,11 @@ func (s *Store) startMonitor(r *recorded) (*monitor.Conn, error) {
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
 	defer null.Close()
+	conn := monitor.NewConn(ours)
+	if err := conn.SendSize(streams.Stdout, streams.Stdin); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start monitor: %w", err)
+	}
 	p, err := os.StartProcess("/proc/self/exe", []string{monitor.Name, s.root, s.rroot, r.ID}, &os.ProcAttr{
 		Dir: "/", Env: os.Environ(), Files: []*os.File{null, null, null, r.lock, theirs}, Sys: &unix.SysProcAttr{Setsid: true}})
 	if err != nil {
@@ -240,7 +305,7 @@ func (s *Store) startMonitor(r *recorded) (*monitor.Conn, error) {
 	}
 	p.Release()
 	failpoint.Hit("monitor/started")
-	return monitor.NewConn(ours), nil
+	return conn, nil
 }
 
 // MonitorMain is the monitor's whole life. Its arguments are the store's root, the run root and the container's ID; descriptor 3 is the
@@ -257,8 +322,9 @@ func MonitorMain(args []string) int {
 	unix.CloseOnExec(4)
 	conn := monitor.NewConn(stream)
 	code, err := monitorContainer(args[0], args[1], args[2], lock, conn)
+	lock.Close() // who is told of the end may do with the container what he likes
 	if err != nil {
-		conn.SendFailed(exitCode(err), err.Error())
+		conn.SendFailed(exitCode(err), kindOf(err), err.Error())
 		return exitCode(err)
 	}
 	conn.SendExit(code)
@@ -278,22 +344,34 @@ func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Con
 	if err != nil {
 		return 0, err
 	}
-	r := &recorded{lock: lock}
+	session := monitor.NewSession(conn)
+	r := &recorded{lock: lock, signals: session.Signals(), session: session}
 	if err := readJSON(s.path(id, "config.json"), &r.Config); err != nil {
 		return 0, err
 	}
 	failpoint.Hit("monitor/opened")
-	drained := make(chan bool)
-	close(drained)
-	code, err := s.supervise(context.Background(), r, [3]int{-1, -1, -1}, false, func(p *prepared, proc *executor.Process) {
-		// The container's end of the terminal is the container's alone: when its last process is gone, reading ends.
-		p.Compiled.Close()
-		drained = make(chan bool)
-		go func() {
-			monitor.Serve(conn, p.Console, func(n unix.Signal) { proc.Signal(n) })
-			close(drained)
-		}()
-	})
-	<-drained
+	code, err := s.supervise(context.Background(), r, [3]int{-1, -1, -1}, false)
+	session.Wait()
 	return code, err
+}
+
+// errorKinds are the kinds of errors that are told from each other when they come from a monitor; 0 is any other.
+func errorKinds() []error {
+	return []error{nil, executor.ErrNotFound, executor.ErrNotExecutable, snapshot.ErrDamaged, snapshot.ErrUnavailable, snapshot.ErrInUse, ErrInvalid, os.ErrPermission}
+}
+
+func kindOf(err error) byte {
+	for i, kind := range errorKinds() {
+		if kind != nil && errors.Is(err, kind) {
+			return byte(i)
+		}
+	}
+	return 0
+}
+
+func errorOfKind(kind byte) error {
+	if kinds := errorKinds(); int(kind) < len(kinds) {
+		return kinds[kind]
+	}
+	return nil
 }

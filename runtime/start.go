@@ -110,7 +110,10 @@ func (p *prepared) start(vfork bool) (*executor.Process, error) {
 
 // exitCode is the status with which a run ends that failed by err, as Docker has it.
 func exitCode(err error) int {
+	var said *ExitError
 	switch {
+	case errors.As(err, &said):
+		return said.Code
 	case errors.Is(err, executor.ErrNotFound):
 		return 127
 	case errors.Is(err, executor.ErrNotExecutable), errors.Is(err, executor.ErrWorkDir):

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/layerctl/layerctl/runtime/monitor"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
@@ -165,7 +166,9 @@ func snapshotKey(id string) string { return "container/" + id }
 // recorded is what create makes and whoever monitors the container holds.
 type recorded struct {
 	Config
-	lock *os.File
+	lock    *os.File
+	signals <-chan os.Signal // for the container; what comes before its start ends the run
+	session *monitor.Session // with a terminal: the user of it, in the monitor
 }
 
 func (s *Store) path(id string, name ...string) string {
@@ -239,7 +242,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
 	failpoint.Hit("container/recorded")
-	return &recorded{c, lock}, nil
+	return &recorded{Config: c, lock: lock}, nil
 }
 
 // claimName makes the link that reserves a name. One that leads nowhere, or to a container that was not made or removed to the end, was

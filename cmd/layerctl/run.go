@@ -20,6 +20,9 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run a command in a new container: new pid, mount, uts, ipc, cgroup and net namespaces over the image's layers (or any
 directory, with --rootfs), with a private writable layer on top. What the command writes can be seen with "layerctl diff".
 
+Signals go to the command. It is the first process of its pid namespace, which the kernel spares signals that it has no handler for; so
+the third SIGINT or SIGTERM that it does not handle kills it.
+
 The exit status is the command's own; 125 when layerctl failed, 126 when the command could not be invoked, 127 when it was not found.`,
 		Example: `  layerctl run --rm debian cat /etc/os-release
   layerctl run -it --name work debian bash

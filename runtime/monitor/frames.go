@@ -11,17 +11,22 @@ import (
 // Name is the name (argv[0]) under which the program is a container's monitor.
 const Name = "layerctl-monitor"
 
-// The kinds of frames: a byte, the length of what follows in 4 bytes, big-endian, and that. Input, End, Size and Signal go to the
+// The kinds of frames: a byte, the length of what follows in 4 bytes, big-endian, and that. Those from Input to Hangup go to the
 // monitor, the others come from it.
 const (
 	Input  = 'i' // what the user typed
 	End    = 'e' // there will be no more
-	Size   = 'w' // the window: rows and columns, 2 bytes each
+	Size   = 'w' // the window: rows and columns, 2 bytes each; the first frame of all
 	Signal = 's' // 1 byte
+	Hangup = 'h' // nobody can see any more what the container prints
 	Output = 'o' // what the container printed
+	Taken  = 't' // the container's terminal has taken one Input
 	Exit   = 'x' // its exit status, 4 bytes: the last frame
-	Failed = 'f' // it could not be started: exit status, 4 bytes, and the reason
+	Failed = 'f' // it could not be started: exit status, 4 bytes, the kind of error, 1 byte, and the reason
 )
+
+// inFlight is how many Inputs may be on their way. The sender waits for Taken beyond that, and not the receiver, which always listens.
+const inFlight = 8
 
 const maxFrame = 1 << 20
 
@@ -73,7 +78,7 @@ func (c *Conn) SendExit(code int) error {
 	return c.Send(Exit, binary.BigEndian.AppendUint32(nil, uint32(code)))
 }
 
-// SendFailed says why there is no container.
-func (c *Conn) SendFailed(code int, reason string) error {
-	return c.Send(Failed, append(binary.BigEndian.AppendUint32(nil, uint32(code)), reason...))
+// SendFailed says why there is no container. What kind means is between the two ends.
+func (c *Conn) SendFailed(code int, kind byte, reason string) error {
+	return c.Send(Failed, append(append(binary.BigEndian.AppendUint32(nil, uint32(code)), kind), reason...))
 }

@@ -15,14 +15,14 @@ func TestFrames(t *testing.T) {
 		from.Send(Output, big)
 		from.Send(End, nil)
 		from.SendExit(137)
-		from.SendFailed(127, "no such command")
+		from.SendFailed(127, 2, "no such command")
 		a.Write([]byte{Output, 0, 0, 0, 9, 'h', 'a', 'l', 'f'})
 		from.Close()
 	}()
 	for _, want := range []struct {
 		kind byte
 		data string
-	}{{Output, string(big)}, {End, ""}, {Exit, "\x00\x00\x00\x89"}, {Failed, "\x00\x00\x00\x7fno such command"}} {
+	}{{Output, string(big)}, {End, ""}, {Exit, "\x00\x00\x00\x89"}, {Failed, "\x00\x00\x00\x7f\x02no such command"}} {
 		kind, data, err := to.Receive()
 		if err != nil || kind != want.kind || string(data) != want.data {
 			t.Fatalf("%c, %d bytes, %v; want %c", kind, len(data), err, want.kind)

@@ -23,8 +23,9 @@ func Catch() <-chan os.Signal {
 	time.AfterFunc(20*time.Millisecond, func() {
 		var rest []os.Signal
 		for n := unix.Signal(1); n <= 64; n++ {
-			// 32 and 33 are the C library's; the others cannot be caught.
-			if n != unix.SIGKILL && n != unix.SIGSTOP && n != 32 && n != 33 && !slices.Contains(usual, os.Signal(n)) {
+			// 32 and 33 are the C library's; KILL and STOP cannot be caught; TTIN and TTOU stop a command in the background that
+			// reads or changes the terminal, and one that caught them would try again for ever.
+			if n != unix.SIGKILL && n != unix.SIGSTOP && n != 32 && n != 33 && n != unix.SIGTTIN && n != unix.SIGTTOU && !slices.Contains(usual, os.Signal(n)) {
 				rest = append(rest, n)
 			}
 		}

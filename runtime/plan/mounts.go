@@ -226,7 +226,7 @@ func (c *compiler) fillDev() error {
 // openConsole takes a terminal out of the container's own devpts before anybody is in the container: its outer end stays with us, its
 // inner end becomes the command's stdin, stdout and stderr.
 func (c *compiler) openConsole(pts *os.File) error {
-	fd, err := unix.Openat(int(pts.Fd()), "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(int(pts.Fd()), "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("open ptmx: %w", err)
 	}
