@@ -2,9 +2,11 @@ package image
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 )
 
 // change applies one Dockerfile instruction to an image's settings, as docker import --change does.
@@ -46,6 +48,9 @@ func change(c *v1.Config, instruction string) error {
 		}
 		c.WorkingDir = rest
 	case "STOPSIGNAL":
+		if !isSignal(rest) {
+			return invalid("%q is no signal", rest)
+		}
 		c.StopSignal = rest
 	case "EXPOSE":
 		for _, port := range strings.Fields(rest) {
@@ -80,6 +85,21 @@ func change(c *v1.Config, instruction string) error {
 	return nil
 }
 
+// isSignal says whether s is a signal's number or its name, with or without SIG; RTMIN and RTMAX may be counted from.
+func isSignal(s string) bool {
+	if n, err := strconv.Atoi(s); err == nil {
+		return n >= 1 && n <= 64
+	}
+	name := strings.TrimPrefix(strings.ToUpper(s), "SIG")
+	for _, end := range []string{"RTMIN", "RTMAX"} {
+		if off, ok := strings.CutPrefix(name, end); ok {
+			n, err := strconv.Atoi(off)
+			return off == "" || err == nil && (end == "RTMIN") == (off[0] == '+') && n >= -30 && n <= 30
+		}
+	}
+	return unix.SignalNum("SIG"+name) != 0
+}
+
 // command reads the exec form, a JSON list, or the shell form, which /bin/sh runs.
 func command(s string) ([]string, error) {
 	if !strings.HasPrefix(s, "[") {
@@ -96,7 +116,10 @@ func command(s string) ([]string, error) {
 func assignments(s string) ([][2]string, error) {
 	name, _, found := strings.Cut(s, "=")
 	if !found || strings.ContainsAny(name, " \t") {
-		name, value, _ := strings.Cut(s, " ")
+		name, value, given := strings.Cut(s, " ")
+		if !given {
+			return nil, invalid("%q is not NAME=VALUE", s)
+		}
 		return [][2]string{{name, strings.TrimSpace(value)}}, nil
 	}
 	var pairs [][2]string

@@ -298,13 +298,27 @@ func (img Image) platform() platform {
 	return p
 }
 
+// What GOOS and GOARCH may be of what containers are made for, and uname's words.
+var (
+	knownOS   = []string{"linux", "windows", "freebsd", "darwin"}
+	knownArch = []string{"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x", "x86_64", "aarch64"}
+)
+
 func parsePlatform(s string) (platform, error) {
 	if s == "" {
 		return platform{"linux", runtime.GOARCH, ""}, nil
 	}
 	parts := strings.Split(s, "/")
 	if len(parts) == 1 {
-		parts = []string{"linux", s}
+		// The rule of containerd's platforms.Parse: a word alone must be known, and a pair need not be.
+		switch {
+		case slices.Contains(knownOS, s):
+			parts = []string{s, runtime.GOARCH}
+		case slices.Contains(knownArch, s):
+			parts = []string{"linux", s}
+		default:
+			return platform{}, invalid("platform %q is neither an operating system nor an architecture: want OS/ARCH or OS/ARCH/VARIANT", s)
+		}
 	}
 	if len(parts) > 3 || slices.Contains(parts, "") {
 		return platform{}, invalid("platform %q: want OS/ARCH or OS/ARCH/VARIANT", s)

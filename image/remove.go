@@ -35,7 +35,7 @@ func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Dele
 		}
 		byName := slices.Contains(reference.Candidates(ref), img.Name) || strings.Contains(ref, "@")
 		if !byName && len(img.Names) > 1 && !o.Force {
-			return nil, fmt.Errorf("remove image %s: it has the names %s: %w", ref, strings.Join(img.Names, ", "), ErrInUse)
+			return nil, fmt.Errorf("remove image %s: it has the names %s: %w", ref, strings.Join(img.Names, ", "), ErrSeveralNames)
 		}
 		names := img.Names
 		if byName {

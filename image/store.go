@@ -31,6 +31,9 @@ var (
 	ErrNotFound     = errors.New("no such image")
 	ErrInvalid      = errors.New("invalid")
 	ErrInUse        = errors.New("image in use")
+	ErrSeveralNames = errors.New("which of them is meant?")
+	// ErrNotServed is an ErrNotFound of a registry's.
+	ErrNotServed    = registry.ErrNotFound
 	ErrAmbiguous    = errors.New("several images match")
 	ErrUnauthorized = registry.ErrUnauthorized
 	ErrUnavailable  = registry.ErrUnavailable

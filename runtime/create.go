@@ -88,7 +88,7 @@ func (o CreateOptions) config() (Config, error) {
 	} else if len(args) == 0 {
 		args = o.Image.Settings.Cmd
 	}
-	c.Command = append(append([]string(nil), entrypoint...), args...)
+	c.Command, c.Entrypoint = append(append([]string(nil), entrypoint...), args...), len(entrypoint)
 	if o.RootFS != "" {
 		if err := c.checkRootFS(); err != nil {
 			return c, err

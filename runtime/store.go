@@ -82,6 +82,7 @@ type Config struct {
 	RootFS      string   // a plain directory instead of an image
 	RunDir      string   // its volatile state, for those who have another run root
 	Command     []string // entrypoint and arguments
+	Entrypoint  int      // so many of them are the entrypoint
 	Env         []string // what the user set
 	WorkDir     string
 	User        string
@@ -90,6 +91,33 @@ type Config struct {
 	TTY         bool
 	Interactive bool
 	AutoRemove  bool
+}
+
+// configJSON is Config as config.json has it: what the user gave need not be UTF-8.
+type configJSON struct {
+	plainConfig
+	RootFS, RunDir, WorkDir, User snapshot.Exact
+	Command, Env                  snapshot.ExactList
+}
+
+type plainConfig Config
+
+// MarshalJSON writes config.json.
+func (c Config) MarshalJSON() ([]byte, error) {
+	return json.Marshal(configJSON{plainConfig(c), snapshot.Exact(c.RootFS), snapshot.Exact(c.RunDir), snapshot.Exact(c.WorkDir),
+		snapshot.Exact(c.User), c.Command, c.Env})
+}
+
+// UnmarshalJSON reads config.json.
+func (c *Config) UnmarshalJSON(b []byte) error {
+	var j configJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	*c = Config(j.plainConfig)
+	c.RootFS, c.RunDir, c.WorkDir, c.User = string(j.RootFS), string(j.RunDir), string(j.WorkDir), string(j.User)
+	c.Command, c.Env = j.Command, j.Env
+	return nil
 }
 
 // configVersion is the form of config.json; an unknown one is refused.

@@ -24,7 +24,7 @@ type record struct {
 	Key     string            `json:"key"`
 	Parent  string            `json:"parent,omitempty"`
 	Trees   []string          `json:"trees,omitempty"` // lowest first
-	Dirs    []string          `json:"dirs,omitempty"`  // plain directories instead of a parent, highest first
+	Dirs    ExactList         `json:"dirs,omitempty"`  // plain directories instead of a parent, highest first
 	Kind    Kind              `json:"kind"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	Created time.Time         `json:"created"`

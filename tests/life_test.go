@@ -118,7 +118,7 @@ func TestPaste(t *testing.T) {
 		t.Errorf("SIGTERM behind a paste that nobody reads: status %d", code)
 	}
 
-	cmd, term = start("stty raw -echo; echo up; head -c 1000000 | wc -c; stty sane")
+	cmd, term = start("stty raw -echo opost; echo up; head -c 1000000 | wc -c; stty sane")
 	time.Sleep(100 * time.Millisecond)
 	go term.WriteString(strings.Repeat("x", 1_000_000))
 	out, _ := io.ReadAll(term)

@@ -34,13 +34,17 @@ func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format
 
 // execute runs one command line and returns its exit status.
 func execute(ctx context.Context, stopSignals func(), args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, stopSignals: stopSignals}
+	answer := &answer{Writer: stdout}
+	a := &app{stdin: stdin, stdout: answer, stderr: stderr, stopSignals: stopSignals}
 	root := a.rootCommand()
 	root.SetArgs(args)
 	root.SetIn(stdin)
-	root.SetOut(stdout)
+	root.SetOut(answer)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil && answer.failed != nil {
+		err = fmt.Errorf("print the answer: %w", answer.failed)
+	}
 	if err == nil {
 		return 0
 	}
@@ -60,6 +64,20 @@ func execute(ctx context.Context, stopSignals func(), args []string, stdin io.Re
 		return 2
 	}
 	return 1
+}
+
+// answer is stdout, and remembers what went wrong with it: much of what prints, cobra's help among it, does not ask.
+type answer struct {
+	io.Writer
+	failed error
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	n, err := a.Writer.Write(p)
+	if a.failed == nil {
+		a.failed = err
+	}
+	return n, err
 }
 
 // exitStatus carries a container's own exit status through cobra.
@@ -91,7 +109,8 @@ shows what is inside the layers.`,
 	root.Version = version
 	root.SetVersionTemplate("layerctl {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = false
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{fmt.Errorf("%s: %w", cmd.Name(), err)} })
+	root.SuggestionsMinimumDistance = 2
 	register(root.PersistentFlags(), a.Flags())
 	root.PersistentFlags().StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, tty, plain or none")
 	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "warn", "what to say on stderr: debug (each request to a registry), info, warn or error")
@@ -115,7 +134,42 @@ shows what is inside the layers.`,
 		a.dfCommand(), a.pruneCommand(), groupCommand("image", "Manage images", a.imagePruneCommand()),
 		groupCommand("container", "Manage containers", a.containerPruneCommand()),
 	)
+	strict(root)
 	return root
+}
+
+// strict makes cobra's own commands, help and completion, refuse what they do not know.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Run = nil
+			cmd.RunE = func(_ *cobra.Command, args []string) error {
+				of, rest, err := root.Find(args)
+				if err == nil && len(rest) > 0 {
+					err = unknownCommand(of, rest[0])
+				}
+				if err != nil {
+					return err
+				}
+				of.InitDefaultHelpFlag()
+				return of.Help()
+			}
+		case "completion":
+			cmd.Args = func(cmd *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return unknownCommand(cmd, args[0])
+				}
+				return nil
+			}
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			for _, shell := range cmd.Commands() {
+				shell.Args = exactArgs(0, "no arguments")
+			}
+		}
+	}
 }
 
 func unknownCommand(parent *cobra.Command, name string) error {
@@ -208,6 +262,12 @@ func withHint(err error, cmd *cobra.Command) error {
 		return start.Hinted(err, "`layerctl check` says what else of the store is damaged")
 	case errors.Is(err, image.ErrCorrupt):
 		return start.Hinted(err, "what arrived is not what was asked for, and nothing of it was kept: try again, or tell the registry's owner")
+	case errors.Is(err, image.ErrNotServed):
+		return start.Hinted(err, "check the name and the tag, and whether the registry has them")
+	case errors.Is(err, image.ErrSeveralNames):
+		return start.Hinted(err, "name the one to remove, or remove the image with all of them by -f")
+	case errors.Is(err, image.ErrNotFound) && cmd != nil && cmd.Name() == "pull":
+		return start.Hinted(err, "`layerctl images` lists what is here; --platform takes what the image has, and --policy always asks the registry")
 	case errors.Is(err, image.ErrNotFound):
 		return start.Hinted(err, "`layerctl images` lists what is here; `layerctl pull NAME` fetches an image")
 	case errors.Is(err, image.ErrInUse):

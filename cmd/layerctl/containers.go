@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -111,6 +112,7 @@ func (a *app) rmCommand() *cobra.Command {
 			return a.each(cmd, args, func(ctx context.Context, name string) error {
 				c, err := containers.Lookup(ctx, name)
 				if err != nil {
+					err = fmt.Errorf("rm: %w", err)
 					if force && errors.Is(err, runtime.ErrNotFound) {
 						a.report(err)
 						return nil
@@ -149,8 +151,9 @@ func (a *app) each(cmd *cobra.Command, names []string, do func(context.Context, 
 
 // change is a line of `diff`.
 type change struct {
-	Kind string
-	Path string
+	Kind    string
+	Path    string
+	RawPath []byte `json:",omitempty"` // the path where it is not UTF-8, which JSON's strings are
 }
 
 func (a *app) diffCommand() *cobra.Command {
@@ -170,16 +173,20 @@ container wrote is walked, never the image.`,
 			ctx := cmd.Context()
 			c, err := containers.Lookup(ctx, args[0])
 			if err != nil {
-				return err
+				return fmt.Errorf("diff: %w", err)
 			}
 			upper, lowers, err := containers.Changes(ctx, c)
 			if err != nil {
-				return err
+				return fmt.Errorf("diff: %w", err)
 			}
 			if format != "" {
 				var records []change
 				if err := diff.Upper(ctx, upper, lowers, nil, func(d diff.Change) error {
-					records = append(records, change{string(rune(d.Kind)), d.Path})
+					c := change{Kind: string(rune(d.Kind)), Path: d.Path}
+					if !utf8.ValidString(d.Path) {
+						c.RawPath = []byte(d.Path)
+					}
+					records = append(records, c)
 					return nil
 				}); err != nil {
 					return fmt.Errorf("diff %s: %w", args[0], err)

@@ -2,13 +2,19 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"text/tabwriter"
 	"text/template"
 	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
 )
 
 // column is one column of a table: its header and the name of the record's field that fills it.
@@ -37,9 +43,9 @@ func printList[T any](w io.Writer, format string, columns []column, records []T)
 		return printTable(w, strings.Join(headers, "\t"), strings.Join(fields, "\t"), records)
 	case strings.HasPrefix(format, "table "):
 		body := unescape(strings.TrimPrefix(format, "table "))
-		header := body
-		for _, c := range columns {
-			header = strings.ReplaceAll(header, "{{."+c.field+"}}", c.header)
+		header, err := headerOf[T](body, columns)
+		if err != nil {
+			return err
 		}
 		return printTable(w, header, body, records)
 	}
@@ -55,6 +61,48 @@ func printList[T any](w io.Writer, format string, columns []column, records []T)
 	return nil
 }
 
+// headerOf is the first line of a table whose lines a template makes: the template with each field's header for its value.
+func headerOf[T any](body string, columns []column) (string, error) {
+	headers := map[string]string{}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[T]()) {
+		var words strings.Builder // CreatedAt is CREATED AT
+		for i, r := range f.Name {
+			if i > 0 && unicode.IsUpper(r) && !unicode.IsUpper(rune(f.Name[i-1])) {
+				words.WriteByte(' ')
+			}
+			words.WriteRune(unicode.ToUpper(r))
+		}
+		headers[f.Name] = words.String()
+	}
+	for _, c := range columns {
+		headers[c.field] = c.header
+	}
+	t, err := parseTemplate(body)
+	if err != nil {
+		return "", err
+	}
+	same := func(v string) string { return v }
+	t.Funcs(template.FuncMap{"json": func(v any) any { return v }, "lower": same, "upper": same, "title": same,
+		"join": func(v, _ string) string { return v }, "split": func(v, _ string) string { return v },
+		"truncate": func(v string, _ int) string { return v }})
+	var b strings.Builder
+	if err := t.Execute(&b, headers); err != nil {
+		return "", usagef("--format: %s", strings.TrimPrefix(err.Error(), "template: "))
+	}
+	return b.String(), nil
+}
+
+// oneLined is a record of strings as a table shows it: no name out of a foreign layer or image ends the line or moves the cursor.
+func oneLined[T any](record T) T {
+	v := reflect.ValueOf(&record).Elem()
+	for i := range v.NumField() {
+		if f := v.Field(i); f.Kind() == reflect.String && f.CanSet() {
+			f.SetString(start.OneLine(f.String()))
+		}
+	}
+	return record
+}
+
 func printTable[T any](w io.Writer, header, body string, records []T) error {
 	t, err := parseTemplate(body)
 	if err != nil {
@@ -63,7 +111,7 @@ func printTable[T any](w io.Writer, header, body string, records []T) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
 	fmt.Fprintln(tw, header)
 	for _, r := range records {
-		if err := execTemplate(tw, t, r); err != nil {
+		if err := execTemplate(tw, t, oneLined(r)); err != nil {
 			return err
 		}
 	}
@@ -80,12 +128,69 @@ func parseTemplate(text string) (*template.Template, error) {
 			return string(b), err
 		},
 		"join": strings.Join, "lower": strings.ToLower, "upper": strings.ToUpper, "split": strings.Split,
+		"title": func(s string) string {
+			r, n := utf8.DecodeRuneInString(s)
+			return strings.ToUpper(string(r)) + s[n:]
+		},
+		"truncate": func(s string, n int) string {
+			if r := []rune(s); n >= 0 && len(r) > n {
+				return string(r[:n])
+			}
+			return s
+		},
+		"pad": func(s string, before, after int) string {
+			if s == "" {
+				return s
+			}
+			return strings.Repeat(" ", max(before, 0)) + s + strings.Repeat(" ", max(after, 0))
+		},
 		"println": func(a ...any) string { return fmt.Sprintln(a...) },
 	}).Option("missingkey=error").Parse(text)
 	if err != nil {
 		return nil, usagef("--format: %s", strings.TrimPrefix(err.Error(), "template: "))
 	}
 	return t, nil
+}
+
+// execDocument applies a template to a document. As with Docker, its fields have their Go names or the ones that the JSON shows.
+func execDocument(w io.Writer, t *template.Template, record any) error {
+	var b strings.Builder
+	err := t.Execute(&b, record)
+	if err == nil {
+		_, err = fmt.Fprintln(w, b.String())
+		return err
+	}
+	raw, jerr := json.Marshal(record)
+	if jerr != nil {
+		return jerr
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber() // 10000000 is not 1e+07
+	var document any
+	if err := dec.Decode(&document); err != nil {
+		return err
+	}
+	// An image's settings leave out what is empty, and a template that asks for it means that.
+	if top, ok := document.(map[string]any); ok {
+		if settings, ok := top["Config"].(map[string]any); ok {
+			for _, name := range []string{"Env", "Cmd", "Entrypoint"} {
+				setMissing(settings, name, []any{})
+			}
+			for _, name := range []string{"Labels", "Volumes", "ExposedPorts"} {
+				setMissing(settings, name, map[string]any{})
+			}
+			for _, name := range []string{"User", "WorkingDir", "StopSignal"} {
+				setMissing(settings, name, "")
+			}
+		}
+	}
+	return execTemplate(w, t, document)
+}
+
+func setMissing(m map[string]any, name string, zero any) {
+	if m[name] == nil {
+		m[name] = zero
+	}
 }
 
 func execTemplate(w io.Writer, t *template.Template, record any) error {
@@ -110,7 +215,7 @@ func printDocument(w io.Writer, format string, v any, records ...any) error {
 		return err
 	}
 	for _, r := range records {
-		if err := execTemplate(w, t, r); err != nil {
+		if err := execDocument(w, t, r); err != nil {
 			return err
 		}
 	}

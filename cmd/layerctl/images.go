@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -171,7 +172,7 @@ func (a *app) imagesCommand() *cobra.Command {
 
 func imageRowOf(img image.Image, noTrunc bool) imageRow {
 	row := imageRow{
-		Repository: "<none>", Tag: "<none>", ID: shortID(img.ID, noTrunc), Digest: img.Digest,
+		Repository: "<none>", Tag: "<none>", ID: shortID(img.ID, noTrunc), Digest: cmp.Or(img.Digest, "<none>"),
 		CreatedSince: ago(img.Created), CreatedAt: timestamp(img.Created), Size: humanSize(img.Size), Platform: img.Platform,
 	}
 	if ref, err := reference.Parse(img.Name); err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -109,12 +110,17 @@ type containerDetails struct {
 	}
 	Image  string // the image's ID
 	Config struct {
-		Hostname  string
-		User      string
-		Tty       bool
-		OpenStdin bool
-		Env       []string
-		Image     string
+		Hostname   string
+		User       string
+		Tty        bool
+		OpenStdin  bool
+		Env        []string
+		Cmd        []string
+		Image      string
+		WorkingDir string
+		Entrypoint []string
+		Labels     map[string]string
+		StopSignal string `json:",omitempty"`
 	}
 	HostConfig struct {
 		NetworkMode string
@@ -135,7 +141,9 @@ func (in inspector) container(ctx context.Context, c *runtime.Container) (contai
 	d.State.ExitCode, d.State.Error = c.State.ExitCode, c.State.Error
 	d.State.StartedAt, d.State.FinishedAt = c.State.StartedAt.Format(stamp), c.State.FinishedAt.Format(stamp)
 	d.Config.Hostname, d.Config.User, d.Config.Tty, d.Config.OpenStdin = c.Hostname, c.User, c.TTY, c.Interactive
-	d.Config.Env, d.Config.Image = c.Env, c.Image.Name
+	d.Config.Env, d.Config.Image = environment(c), c.Image.Name
+	d.Config.Entrypoint, d.Config.Cmd, d.Config.WorkingDir = c.Command[:c.Entrypoint], c.Command[c.Entrypoint:], c.WorkDir
+	d.Config.Labels, d.Config.StopSignal = c.Image.Settings.Labels, c.Image.Settings.StopSignal
 	d.HostConfig.NetworkMode, d.HostConfig.AutoRemove = c.Network, c.AutoRemove
 	upper, lowers, err := in.containers.Changes(ctx, c)
 	if err != nil {
@@ -144,4 +152,17 @@ func (in inspector) container(ctx context.Context, c *runtime.Container) (contai
 	d.GraphDriver.Name = "overlay"
 	d.GraphDriver.Data = map[string]string{"UpperDir": upper, "LowerDir": strings.Join(lowers, ":")}
 	return d, nil
+}
+
+// environment is what a container's image sets, and what the user set or took away.
+func environment(c *runtime.Container) []string {
+	env := slices.Clone(c.Image.Settings.Env)
+	for _, kv := range c.Env {
+		name, _, given := strings.Cut(kv, "=")
+		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+		if given {
+			env = append(env, kv)
+		}
+	}
+	return env
 }

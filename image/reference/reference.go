@@ -62,6 +62,12 @@ func Parse(s string) (Ref, error) {
 	if len(r.Repository) > maxName {
 		return bad("the name is longer than 255 bytes")
 	}
+	// Docker refuses these, too.
+	if bare := r.FamiliarName(); r.Registry == localRegistry || r.Registry == defaultRegistry {
+		if bare = strings.TrimPrefix(bare, localRegistry+"/"); bare == "sha256" || ValidDigest("sha256:"+bare) {
+			return bad("it would be taken for an image's ID")
+		}
+	}
 	for _, part := range strings.Split(r.Repository, "/") {
 		if !validComponent(part) {
 			if strings.ToLower(part) != part {

@@ -23,6 +23,8 @@ func TestParse(t *testing.T) {
 		"Registry/x":                     "Registry/x:latest",
 		"":                               "", "UPPER": "", "a..b": "", "a___b": "", "-a": "", "a-": "", "a/": "", "/a": "", "a//b": "", ":tag": "", "a:": "", "a:-x": "",
 		"a:" + strings.Repeat("t", 129): "", "a@sha256:12": "", "a@md5:12": "", "a b": "", "a:b:c": "", "a.b:x/c": "", "[::1/c": "", "a_": "",
+		"sha256": "", "sha256:" + digest[7:]: "", "localhost/sha256:x": "", digest[7:]: "", "docker.io/library/" + digest[7:] + ":1": "",
+		"sha256/x":   "docker.io/sha256/x:latest",
 		"http://x/y": "", "x/" + strings.Repeat("y", 256): "", "a\n": "",
 	} {
 		got, err := Parse(in)
