@@ -31,12 +31,12 @@ func TestBytes(t *testing.T) {
 func TestTemplates(t *testing.T) {
 	e := withBusybox(t)
 	e.ok("import", "-c", `CMD ["a","b"]`, "-c", `ENTRYPOINT ["echo"]`, "-c", "ENV A=1 B=2", "-c", "LABEL l=m", "-c", "WORKDIR /srv", "./busybox", "app")
-	e.ok("run", "--name", "c", "-e", "B=3", "app", "x")
+	e.ok("run", "--name", "one", "-e", "B=3", "app", "x")
 	for _, row := range []struct{ what, format, want string }{
 		{"app", "{{.Id}}", "sha256:"},
 		{"app", "{{.Config.Cmd}} {{json .Config.Entrypoint}}", "[a b] [\"echo\"]\n"},
-		{"c", "{{.Id}} {{.State.ExitCode}}", strings.TrimSpace(e.ok("ps", "-aq", "--no-trunc")) + " 0\n"},
-		{"c", "{{.Config.Cmd}} {{.Config.Entrypoint}} {{.Config.WorkingDir}} {{.Config.Labels.l}} {{.Config.Env}}", "[x] [echo] /srv m [A=1 B=3]\n"},
+		{"one", "{{.Id}} {{.State.ExitCode}}", strings.TrimSpace(e.ok("ps", "-aq", "--no-trunc")) + " 0\n"},
+		{"one", "{{.Config.Cmd}} {{.Config.Entrypoint}} {{.Config.WorkingDir}} {{.Config.Labels.l}} {{.Config.Env}}", "[x] [echo] /srv m [A=1 B=3]\n"},
 	} {
 		if got := e.ok("inspect", "-f", row.format, row.what); !strings.HasPrefix(got, row.want) {
 			t.Errorf("inspect -f %s %s: %q, want %q", row.format, row.what, got, row.want)
@@ -44,10 +44,10 @@ func TestTemplates(t *testing.T) {
 	}
 	e.fails(2, []string{"--format"}, "inspect", "-f", "{{.Nothing}}", "app")
 	for _, row := range []struct{ format, want string }{
-		{`table {{.Names}}\t{{.State}}`, "NAMES   STATE\nc       exited\n"},
-		{`table {{ .Names }}`, "NAMES\nc\n"},
-		{`table {{upper .Names}} {{truncate .State 3}}`, "NAMES STATE\nC exi\n"},
-		{`{{title .Names}}{{pad .Names 1 2}}|{{truncate .State 2}}`, "C c  |ex\n"},
+		{`table {{.Names}}\t{{.State}}`, "NAMES   STATE\none     exited\n"},
+		{`table {{ .Names }}`, "NAMES\none\n"},
+		{`table {{upper .Names}} {{truncate .State 3}}`, "NAMES STATE\nONE exi\n"},
+		{`{{title .Names}}{{pad .Names 1 2}}|{{truncate .State 2}}`, "One one  |ex\n"},
 	} {
 		if got := e.ok("ps", "-a", "--format", row.format); got != row.want {
 			t.Errorf("ps --format %q: %q, want %q", row.format, got, row.want)
@@ -95,14 +95,14 @@ func TestDamagedRecord(t *testing.T) {
 // An answer that could not be printed is no answer.
 func TestFullOutput(t *testing.T) {
 	e := withBusybox(t)
-	e.ok("run", "--name", "c", "busybox", "true")
+	e.ok("run", "--name", "one", "busybox", "true")
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer full.Close()
 	for _, args := range [][]string{{"images"}, {"images", "-q"}, {"ps", "-aq"}, {"history", "-q", "busybox"}, {"import", "./busybox", "again"}, {"--help"},
-		{"run", "--help"}, {"completion", "bash"}, {"version"}, {"inspect", "c"}, {"diff", "c", "--format", "x"}} {
+		{"run", "--help"}, {"completion", "bash"}, {"version"}, {"inspect", "one"}, {"diff", "one", "--format", "x"}} {
 		cmd := e.command(args...)
 		cmd.Stdout = full
 		if r := e.finish(cmd); r.code != 1 && r.code != 125 && args[0] != "diff" || args[0] != "diff" && !strings.Contains(r.stderr, "no space left on device") {

@@ -186,7 +186,7 @@ func TestEarlySignal(t *testing.T) {
 // A command that was started with & and would read the terminal stops, as any other.
 func TestBackground(t *testing.T) {
 	e := withBusybox(t)
-	cmd := exec.Command("bash", "-i")
+	cmd := exec.Command("bash", "--norc", "--noediting", "-i")
 	cmd.Dir = e.dir
 	cmd.Env = append(os.Environ(), "PS1=$ ", "HISTFILE=/dev/null", "LAYERCTL_ROOT="+e.root, "LAYERCTL_RUN_ROOT="+e.runRoot)
 	term, err := pty.Start(cmd)
@@ -194,12 +194,29 @@ func TestBackground(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer term.Close()
-	go term.WriteString("" + binary + " run --rm -i busybox sed s/^/container:/ &\nsleep 1\njobs -l\nfg\nthis\n\x04echo 'r'eady\nexit\n")
-	out, _ := io.ReadAll(term)
-	cmd.Wait()
-	if !strings.Contains(string(out), "Stopped (tty input)") || !strings.Contains(string(out), "container:this") || !strings.Contains(string(out), "\nready") {
-		t.Errorf("%s", out)
+	timer := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill(); term.Close() })
+	defer timer.Stop()
+	var screen strings.Builder
+	buf := make([]byte, 4096)
+	for _, step := range [][2]string{
+		{binary + " run --rm -i busybox sed s/^/container:/ &\n", "[1] "},
+		{"sleep 1; jobs -l\n", "Stopped (tty input)"},
+		{"fg\n", "sed s/^/container:/\r\n"},
+		{"this\n\x04", "container:this"},
+		{"echo 'r'eady\n", "\nready"},
+	} {
+		screen.Reset()
+		term.WriteString(step[0])
+		for !strings.Contains(screen.String(), step[1]) {
+			n, err := term.Read(buf)
+			screen.Write(buf[:n])
+			if err != nil {
+				t.Fatalf("after %q: %q, %v", step[0], screen.String(), err)
+			}
+		}
 	}
+	term.WriteString("exit\n")
+	cmd.Wait()
 }
 
 // An error is told with the same hint, whoever found it.
