@@ -137,7 +137,7 @@ func TestBrokenOutput(t *testing.T) {
 		t.Errorf("a closed pipe: %q", out)
 	}
 	out := sh(t, e.dir, with+"set +e; "+binary+" run --rm -t --name full busybox sh -c 'echo hi; sleep 0.5; exit 4' </dev/null 2>&1 >/dev/full; echo $?; "+binary+" ps -aq")
-	if !strings.HasSuffix(out, ": no space left on device\n125\n") || !strings.Contains(out, "ended with status 4") {
+	if !strings.Contains(out, ": no space left on device\n") || !strings.HasSuffix(out, "\n125\n") || !strings.Contains(out, "ended with status 4") {
 		t.Errorf("a full disk: %q", out)
 	}
 }
@@ -203,7 +203,7 @@ func TestBackground(t *testing.T) {
 		{"sleep 1; jobs -l\n", "Stopped (tty input)"},
 		{"fg\n", "sed s/^/container:/\r\n"},
 		{"this\n\x04", "container:this"},
-		{"echo 'r'eady\n", "\nready"},
+		{"echo 'r'eady\n", "ready\r\n"},
 	} {
 		screen.Reset()
 		term.WriteString(step[0])
