@@ -8,7 +8,8 @@
 // On disk, below the root that Open is given:
 //
 //	meta.db, meta.db.lock       rows of committed snapshots and of trees (bbolt, see package rowdb)
-//	trees/N/fs, index, needs    a layer unpacked; N is a short number because mount(2) has one page for all lowers
+//	trees/N/fs, index, needs    a layer unpacked (and unsettled, see package layer); N is a short number because mount(2) has one page
+//	                            for all lowers
 //	trees/init/fs               the stubs that mounts need where an image lacks them; the lowest lower of every container
 //	chains/H.json               a committed snapshot's trees, lowest first: all that a mount needs of the rows (H: see hashName); and its
 //	                            row, so that Repair can make a lost database again
