@@ -43,6 +43,9 @@ func TestRecord(t *testing.T) {
 		if err := os.WriteFile(Path(dir, "localhost/debian:latest"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		if err := Write(dir, &Record{Name: "docker.io/library/debian:latest", ID: "sha256:9", Chain: "sha256:9"}); err != nil {
+			t.Fatal(err) // what the name would mean if the damaged one were not there
+		}
 		if got, err := Find(dir, "debian"); !errors.Is(err, ErrNotFound) {
 			t.Errorf("record %q: %+v, %v; want ErrNotFound", content, got, err)
 		}
