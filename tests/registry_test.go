@@ -135,11 +135,10 @@ func TestRegistryWithPassword(t *testing.T) {
 // tokenServer signs tokens for a registry, for whoever has the password, and for anybody for what is public.
 type tokenServer struct {
 	*httptest.Server
-	mu     sync.Mutex
-	asked  []string // method, user and scope of each request
-	key    *rsa.PrivateKey
-	x5c    string
-	refuse func(r *http.Request) int
+	mu    sync.Mutex
+	asked []string // method, user and scope of each request
+	key   *rsa.PrivateKey
+	x5c   string
 }
 
 // startTokenServer returns a server and the certificate that a registry must know it by.
@@ -339,7 +338,7 @@ func TestRegistryThroughProxy(t *testing.T) {
 		seen[r.Method+" "+r.Host]++
 		mu.Unlock()
 		if r.Method != http.MethodConnect {
-			(&httputil.ReverseProxy{Director: func(r *http.Request) { r.URL.Scheme, r.URL.Host = "http", open.addr }}).ServeHTTP(w, r)
+			(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", open.addr }}).ServeHTTP(w, r)
 			return
 		}
 		there, err := net.Dial("tcp", safe.addr)

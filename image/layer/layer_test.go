@@ -201,12 +201,6 @@ func tarOf(t testing.TB, entries ...func(*tar.Writer) error) []byte {
 
 func es(entries ...func(*tar.Writer) error) []func(*tar.Writer) error { return entries }
 
-func xattr(name, key, value string) func(*tar.Writer) error {
-	return func(w *tar.Writer) error {
-		return w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755, PAXRecords: map[string]string{paxXattr + key: value}, Format: tar.FormatPAX})
-	}
-}
-
 func BenchmarkApply(b *testing.B) {
 	src := b.TempDir()
 	for i := range 2000 {
