@@ -338,5 +338,9 @@ func TestKilled(t *testing.T) {
 	if out := e.ok("ps", "-a", "--format", "{{.Status}}"); strings.Contains(out, "Up") {
 		t.Errorf("ps -a: %s", out)
 	}
-	e.ok("rmi", "-f", "busybox")
+	// What a kill left half made is nobody's: prune takes it away.
+	e.ok("prune", "-a", "-f")
+	if out := e.ok("images", "-q") + e.ok("ps", "-aq"); out != "" {
+		t.Errorf("prune -a left %s", out)
+	}
 }
