@@ -339,9 +339,6 @@ section_layers() {
 		./fresh
 		results+=" $(peak "$layerctl" pull -q "$ref") | $(middle "$bare_fetch") | $(middle "$layerctl pull -q $ref") | $(middle "$layerctl run --rm $ref /program") |"$'\n'
 	done
-	results+="
-A container of 500 layers would stack 501: one holds the mount points, and the kernel stacks 500.
-"
 }
 
 section_files() {

@@ -100,7 +100,7 @@ func (s *Store) Attach(_ context.Context, key string, o AttachOptions) (_ *Root,
 		return nil, fmt.Errorf("mount snapshot %s, a %s: %w", key, rec.Kind, ErrInvalid)
 	}
 	lowers := s.lowerDirs(rec)
-	if o.Init {
+	if o.Init && len(lowers) != MaxLowers { // where there is no room for the stubs, what the image lacks is made in the upper
 		stubs, err := s.initLower()
 		if err != nil {
 			return nil, err

@@ -301,11 +301,13 @@ func TestTooManyLowers(t *testing.T) {
 	if err := s.Create(ctx, "d", "", WithLowers(dirs[:MaxLowers])); err != nil {
 		t.Fatal(err)
 	}
-	r, err := s.Attach(ctx, "d", AttachOptions{})
-	if err != nil {
-		t.Fatalf("%d lowers: %v", MaxLowers, err)
+	for _, o := range []AttachOptions{{}, {Init: true}} {
+		r, err := s.Attach(ctx, "d", o)
+		if err != nil {
+			t.Fatalf("%d lowers, %+v: %v", MaxLowers, o, err)
+		}
+		r.Close()
 	}
-	r.Close()
 }
 
 func TestCheckFormat(t *testing.T) {
