@@ -160,7 +160,7 @@ func TestSaveFetches(t *testing.T) {
 	sh(t, e.dir, "skopeo copy -q --preserve-digests --dest-tls-verify=false oci-archive:plain.tar docker://"+reg.addr+"/plain")
 	e.ok("pull", "-q", reg.addr+"/gzip")
 	e.ok("pull", "-q", reg.addr+"/plain")
-	digest := strings.TrimSpace(e.ok("images", "--format", "{{.Digest}}", reg.addr+"/plain"))
+	digest := e.digest(reg.addr + "/plain")
 	reg.requests()
 	for _, format := range []string{"docker-archive", "oci-archive"} {
 		e.ok("save", "--format", format, "-o", format, reg.addr+"/plain")

@@ -107,6 +107,9 @@ tars. The same images always give the same bytes. Without -o the archive goes to
 }
 
 func isTerminal(stream any) bool {
+	if a, ok := stream.(*answer); ok {
+		stream = a.Writer
+	}
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
