@@ -59,6 +59,9 @@ if [ "$p" = . ]; then :; elif [ -L "$p" ]; then echo "$p->$($B readlink "$p")"; 
 func TestHostileLayers(t *testing.T) {
 	reg := startRegistry(t, "")
 	e := newEnv(t)
+	t.Cleanup(func() { // podman leaves what it has mounted
+		sh(t, e.dir, "for m in $(findmnt -rn -o TARGET | grep ^$PWD/pod/ | sort -r); do umount $m; done")
+	})
 	canary := filepath.Join(e.dir, "canary")
 	if err := os.WriteFile(canary, []byte("alive"), 0o600); err != nil {
 		t.Fatal(err)
