@@ -88,27 +88,19 @@ func (s *Store) create(ctx context.Context, key, parent string, kind Kind, opts 
 	now := time.Now().UTC()
 	rec := record{Key: key, Parent: parent, Kind: kind, Dirs: o.dirs, Labels: o.labels, Created: now, Updated: now}
 	dir := s.activeDir(key)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("key %s: %w", key, ErrExists)
-		}
+	held, err := makeHeld(dir)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("key %s: %w", key, ErrExists)
+	}
+	if err != nil {
 		return err
 	}
-	failpoint.Hit("active/made")
 	defer func() {
+		held.Close()
 		if err != nil {
 			s.dropActive(dir, parent)
 		}
 	}()
-	// Held while there is no record yet, so that Sweep does not take it for what a crash left.
-	held, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer held.Close()
-	if err := unix.Flock(int(held.Fd()), unix.LOCK_SH); err != nil {
-		return fmt.Errorf("lock %s: %w", dir, err)
-	}
 	if parent != "" {
 		// First the link, then the look: from the link on, Remove refuses the parent.
 		if err := s.link(dir, parent); err != nil {
@@ -143,6 +135,27 @@ func (s *Store) create(ctx context.Context, key, parent string, kind Kind, opts 
 		}
 	}
 	return nil
+}
+
+// makeHeld makes a directory and locks it: while there is no record in it yet, Sweep must not take it for what a crash left.
+func makeHeld(dir string) (*os.File, error) {
+	for {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return nil, err
+		}
+		failpoint.Hit("active/made")
+		held, err := os.Open(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // swept between being made and being locked
+		}
+		if err != nil {
+			return nil, err
+		}
+		if flock(held, unix.LOCK_SH) == nil && isAt(held, dir) {
+			return held, nil
+		}
+		held.Close()
+	}
 }
 
 // link says in children/ that the active snapshot at dir stands on parent. The directory for that is made by whoever commits parent;
