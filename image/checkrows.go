@@ -41,15 +41,7 @@ func (s *Store) readRows() (*rows, error) {
 		}
 	}
 	decode := func(bucket []byte, key string, b []byte, v any) bool {
-		where := string(bucket) + "/" + key
-		switch err := rowdb.Unseal(where, b, v); {
-		case err != nil:
-			st.broken[where] = "is damaged"
-			return false
-		case rowdb.Unsealed(b):
-			st.broken[where] = "has no checksum"
-		}
-		return true
+		return rowdb.Decode(st.broken, string(bucket)+"/"+key, b, v)
 	}
 	for key, b := range contents[string(bucketImages)] {
 		var r imageRow

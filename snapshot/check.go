@@ -78,15 +78,7 @@ func (s *Store) readState() (*state, error) {
 		v.Problems = append(v.Problems, "is not there")
 	}
 	decode := func(bucket []byte, key string, b []byte, v any) bool {
-		where := rowWhere(bucket, key)
-		switch err := rowdb.Unseal(where, b, v); {
-		case err != nil:
-			st.broken[where] = "is damaged"
-			return false
-		case rowdb.Unsealed(b):
-			st.broken[where] = "has no checksum"
-		}
-		return true
+		return rowdb.Decode(st.broken, rowWhere(bucket, key), b, v)
 	}
 	for key, b := range contents[string(bucketSnapshots)] {
 		var r row

@@ -54,6 +54,19 @@ func Unseal(where string, b []byte, v any) error {
 	return nil
 }
 
+// Decode is Unseal for a check: it says whether v could be read, and notes in broken, by where, a row that is damaged or was written
+// without a checksum.
+func Decode(broken map[string]string, where string, b []byte, v any) bool {
+	switch err := Unseal(where, b, v); {
+	case err != nil:
+		broken[where] = "is damaged"
+		return false
+	case Unsealed(b):
+		broken[where] = "has no checksum"
+	}
+	return true
+}
+
 func sealOf(where string, plain []byte) []byte {
 	h := fnv.New64a()
 	h.Write([]byte(where))
