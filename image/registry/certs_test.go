@@ -282,3 +282,33 @@ func TestCutStreams(t *testing.T) {
 		}
 	}
 }
+
+// Whoever sends while the other side refuses may see the connection reset and never the alert that says why: the reason is asked for.
+func TestRefusedWhileSending(t *testing.T) {
+	home := lonely(t)
+	ca := newAuthority(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	write(t, filepath.Join(home, ".config/containers/certs.d", l.Addr().String(), "ca.crt"), ca.pem, 0o600)
+	go func() {
+		for n := 0; ; n++ {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conf := &tls.Config{Certificates: []tls.Certificate{ca.forServer()}, NextProtos: []string{"h2", "http/1.1"}}
+			if n%2 == 0 { // the alert is lost
+				tls.Server(c, conf).Handshake()
+				c.(*net.TCPConn).SetLinger(0)
+			} else {
+				conf.ClientAuth, conf.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+				tls.Server(c, conf).Handshake()
+			}
+			c.Close()
+		}
+	}()
+	says(t, pull(t, l.Addr().String()), ErrUnavailable, l.Addr().String(), "refused the TLS connection", "certificate required")
+}

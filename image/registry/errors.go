@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -113,7 +112,6 @@ func explain(host string, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	var name x509.HostnameError
-	var alert tls.AlertError
 	switch {
 	case errors.As(err, &unknown):
 		return hinted{fmt.Errorf("%s: its certificate is signed by an authority that is not known here: %w", host, ErrUnavailable),
@@ -121,7 +119,7 @@ func explain(host string, err error) error {
 	case errors.As(err, &invalid), errors.As(err, &name):
 		return hinted{fmt.Errorf("%s: its certificate is not valid: %s: %w", host, oneLine(err), ErrUnavailable),
 			"is it the right host, and is this machine's clock right?"}
-	case errors.As(err, &alert), strings.Contains(err.Error(), "remote error: tls: "):
+	case alerted(err) != nil:
 		return hinted{fmt.Errorf("%s refused the TLS connection: %s: %w", host, oneLine(err), ErrUnavailable),
 			"if it asks for a client's certificate, put one into /etc/containers/certs.d/" + host + "/ as client.cert and client.key"}
 	case errors.Is(err, http.ErrSchemeMismatch):

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -255,6 +257,11 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := next.RoundTrip(r)
 	if err != nil {
 		cancel()
+		if r.URL.Scheme == "https" && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+			if why := refusal(begun, next, r); why != nil {
+				return nil, why
+			}
+		}
 		return nil, err
 	}
 	if slog.Default().Enabled(ctx, slog.LevelDebug) {
@@ -264,6 +271,35 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp.Body = guard(resp.Body, t.stall, cancel)
 	return resp, nil
+}
+
+// refusal asks a host that closed a TLS connection for its reason, and returns nil if it gives none. A server that speaks TLS 1.3 looks at
+// the client's certificate when the client has done its part of the handshake and is sending already (RFC 8446, section 4.4.2.4): the
+// request then may fail to be written before the alert is read, and the reset throws the alert away. Who sends nothing gets to read it.
+func refusal(begun time.Time, via *http.Transport, r *http.Request) error {
+	if p, err := via.Proxy(r); p != nil || err != nil || time.Since(begun) > via.TLSHandshakeTimeout {
+		return nil // a tunnel of the proxy's, or a connection that served for a while
+	}
+	addr := r.URL.Host
+	if r.URL.Port() == "" {
+		addr = net.JoinHostPort(r.URL.Hostname(), "443")
+	}
+	c, err := (&tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: via.TLSClientConfig}).Dial("tcp", addr)
+	if err != nil {
+		return alerted(err)
+	}
+	defer c.Close()
+	c.SetReadDeadline(time.Now().Add(2 * time.Second))
+	_, err = c.Read(make([]byte, 1))
+	return alerted(err)
+}
+
+// alerted returns err if it is an alert of the other side's, and nil for any other.
+func alerted(err error) error {
+	if err != nil && strings.Contains(err.Error(), "remote error: tls: ") { // crypto/tls's type for it has no name
+		return err
+	}
+	return nil
 }
 
 var _ io.ReadCloser = (*guarded)(nil)
