@@ -2,12 +2,30 @@ package image
 
 import (
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
+
+// changes applies Dockerfile instructions to an image's settings. As in a Dockerfile, an ENTRYPOINT takes the CMD away that was meant for
+// another one, unless a CMD is given with it.
+func changes(c *v1.Config, list []string) error {
+	cmd := false
+	for _, instruction := range list {
+		word, _, _ := strings.Cut(strings.TrimSpace(instruction), " ")
+		cmd = cmd || strings.EqualFold(word, "CMD")
+		if strings.EqualFold(word, "ENTRYPOINT") && !cmd {
+			c.Cmd = nil
+		}
+		if err := change(c, instruction); err != nil {
+			return fmt.Errorf("--change %q: %w", instruction, err)
+		}
+	}
+	return nil
+}
 
 // change applies one Dockerfile instruction to an image's settings, as docker import --change does.
 func change(c *v1.Config, instruction string) error {

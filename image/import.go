@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -73,11 +72,9 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 	if err != nil {
 		return Image{}, err
 	}
-	cfg := v1.ConfigFile{OS: p.os, Architecture: p.arch, Variant: p.variant, Created: v1.Time{Time: created}}
-	for _, c := range o.Changes {
-		if err := change(&cfg.Config, c); err != nil {
-			return Image{}, fmt.Errorf("--change %q: %w", c, err)
-		}
+	c := &composed{verb: "import", ref: ref, config: v1.ConfigFile{OS: p.os, Architecture: p.arch, Variant: p.variant, Created: created}}
+	if err := changes(&c.config.Config, o.Changes); err != nil {
+		return Image{}, err
 	}
 	var lease snapshot.Lease
 	defer lease.Close()
@@ -85,63 +82,34 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 	if err != nil {
 		return Image{}, err
 	}
-	hash, err := v1.NewHash(tree.DiffID)
-	if err != nil {
-		return Image{}, err
-	}
-	cfg.RootFS = v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{hash}}
+	c.layers = []composedLayer{{Layer{TarSize: tarSize}, tree}}
 	by := "layerctl import -"
 	if src.Reader == nil {
 		by = "layerctl import " + filepath.Base(src.Path)
 	}
-	cfg.History = []v1.History{{Created: cfg.Created, CreatedBy: by, Comment: o.Message}}
-	raw, err := json.Marshal(cfg)
-	if err != nil {
+	if err := c.step(by, o.Message, false); err != nil {
 		return Image{}, err
 	}
-	id, err := s.content.Put(&lease, raw)
-	if err != nil {
-		return Image{}, err
-	}
-	failpoint.Hit("import/config")
-	if err := s.snaps.Sync(); err != nil {
-		return Image{}, err
-	}
-	failpoint.Hit("import/synced")
-	if err := s.snaps.AdoptChain(ctx, &lease, []snapshot.ChainLayer{{Name: tree.DiffID, Tree: tree}}); err != nil {
-		return Image{}, err
-	}
-	failpoint.Hit("import/adopted")
-	row := rowOf(&cfg, []Layer{{DiffID: tree.DiffID, TarSize: tarSize, Size: tree.Usage.Size, Chain: tree.DiffID}}, []string{id})
-	if err := s.name(ref.String(), nameRow{ID: id}, row); err != nil {
-		return Image{}, err
-	}
-	img := row.image(id, ref.String()) // not looked up again: somebody may have removed it already
-	img.Names, img.Config = []string{img.Name}, raw
-	return img, nil
+	return s.compose(ctx, &lease, c)
 }
 
 // now is the time of making, which SOURCE_DATE_EPOCH may set (reproducible-builds.org).
-func now() (time.Time, error) {
+func now() (v1.Time, error) {
 	s := os.Getenv("SOURCE_DATE_EPOCH")
 	if s == "" {
-		return time.Now().UTC(), nil
+		return v1.Time{Time: time.Now().UTC()}, nil
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
-		return time.Time{}, invalid("SOURCE_DATE_EPOCH=%q: want seconds since 1970", s)
+		return v1.Time{}, invalid("SOURCE_DATE_EPOCH=%q: want seconds since 1970", s)
 	}
-	return time.Unix(n, 0).UTC(), nil
+	return v1.Time{Time: time.Unix(n, 0).UTC()}, nil
 }
 
 // importName is the name that the user gave, or one made of the source's: ./debian becomes localhost/debian:latest.
 func importName(src ImportSource, given string) (reference.Ref, error) {
 	if given != "" {
-		ref, err := reference.Local(given)
-		if err == nil && ref.Digest != "" {
-			err = fmt.Errorf("%q: a name that is given has no digest: %w", given, reference.ErrInvalid)
-		}
-		return ref, err
+		return localName(given)
 	}
 	if src.Reader != nil {
 		return reference.Local("imported")

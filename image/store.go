@@ -541,10 +541,7 @@ func namesOf(tx *bbolt.Tx, id string) ([]string, error) {
 
 // Tag gives the image src the further name dst; a short one means a name that came from no registry. An image that had it loses it.
 func (s *Store) Tag(ctx context.Context, src, dst string) error {
-	to, err := reference.Local(dst)
-	if err == nil && to.Digest != "" {
-		err = fmt.Errorf("%q: a name that is given has no digest: %w", dst, reference.ErrInvalid)
-	}
+	to, err := localName(dst)
 	if err != nil {
 		return fmt.Errorf("tag %s: %w", src, err)
 	}

@@ -102,7 +102,7 @@ after the source: ./debian becomes localhost/debian:latest. Prints the image ID.
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVarP(&opt.Changes, "change", "c", nil, "a Dockerfile instruction for the image's settings: CMD, ENTRYPOINT, ENV, USER, WORKDIR, LABEL, EXPOSE, VOLUME, STOPSIGNAL")
+	f.StringArrayVarP(&opt.Changes, "change", "c", nil, changeHelp)
 	f.StringVarP(&opt.Message, "message", "m", "", "a comment for the image's history")
 	f.StringVar(&opt.Platform, "platform", "", "OS/ARCH[/VARIANT] of what the tree holds (default: this host's)")
 	return cmd
