@@ -39,7 +39,8 @@ torture: build
 	$(GO) test -v -count=1 -timeout 60m -run '^TestPowerCut' ./tests/
 
 tutorial: build
-	./hack/tutorial.sh
+	./hack/deps.sh test
+	./hack/page.sh docs/tutorial.md
 
 lint:
 	./hack/deps.sh lint

@@ -23,7 +23,7 @@ func (s *Store) configure(ctx context.Context, of, name string, instructions []s
 	if err != nil {
 		return Image{}, err
 	}
-	created, err := now()
+	at, err := now()
 	if err != nil {
 		return Image{}, err
 	}
@@ -33,7 +33,7 @@ func (s *Store) configure(ctx context.Context, of, name string, instructions []s
 	if err != nil {
 		return Image{}, err
 	}
-	c.verb, c.ref, c.config.Created = "config", ref, created
+	c.verb, c.ref, c.config.Created = "config", ref, at.created()
 	if err := changes(&c.config.Config, instructions); err != nil {
 		return Image{}, err
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -68,42 +67,26 @@ func (s *Store) importImage(ctx context.Context, src ImportSource, o ImportOptio
 	if err != nil {
 		return Image{}, err
 	}
-	created, err := now()
+	at, err := now()
 	if err != nil {
 		return Image{}, err
 	}
-	c := &composed{verb: "import", ref: ref, config: v1.ConfigFile{OS: p.os, Architecture: p.arch, Variant: p.variant, Created: created}}
+	c := &composed{verb: "import", ref: ref, config: v1.ConfigFile{OS: p.os, Architecture: p.arch, Variant: p.variant, Created: at.created()}}
 	if err := changes(&c.config.Config, o.Changes); err != nil {
 		return Image{}, err
 	}
 	var lease snapshot.Lease
 	defer lease.Close()
-	tree, tarSize, err := s.importTree(ctx, &lease, src, o.Warn)
+	tree, tarSize, err := s.importTree(ctx, &lease, src, at.bound, o.Warn)
 	if err != nil {
 		return Image{}, err
 	}
 	c.layers = []composedLayer{{Layer{TarSize: tarSize}, tree}}
-	by := "layerctl import -"
-	if src.Reader == nil {
-		by = "layerctl import " + filepath.Base(src.Path)
-	}
-	if err := c.step(by, o.Message, false); err != nil {
+	// The source's name is not told: the same tree makes the same image, wherever it lay.
+	if err := c.step("layerctl import", o.Message, false); err != nil {
 		return Image{}, err
 	}
 	return s.compose(ctx, &lease, c)
-}
-
-// now is the time of making, which SOURCE_DATE_EPOCH may set (reproducible-builds.org).
-func now() (v1.Time, error) {
-	s := os.Getenv("SOURCE_DATE_EPOCH")
-	if s == "" {
-		return v1.Time{Time: time.Now().UTC()}, nil
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		return v1.Time{}, invalid("SOURCE_DATE_EPOCH=%q: want seconds since 1970", s)
-	}
-	return v1.Time{Time: time.Unix(n, 0).UTC()}, nil
 }
 
 // importName is the name that the user gave, or one made of the source's: ./debian becomes localhost/debian:latest.
@@ -130,16 +113,17 @@ func importName(src ImportSource, given string) (reference.Ref, error) {
 }
 
 // importTree puts the source into the store as a tree, which the lease holds, and says how long its canonical tar is.
-func (s *Store) importTree(ctx context.Context, l *snapshot.Lease, src ImportSource, warn func(string)) (snapshot.Tree, int64, error) {
+func (s *Store) importTree(ctx context.Context, l *snapshot.Lease, src ImportSource, notAfter time.Time, warn func(string)) (snapshot.Tree, int64, error) {
 	st, err := s.snaps.NewStaging()
 	if err != nil {
 		return snapshot.Tree{}, 0, err
 	}
 	l.Keep(closer(st.Discard))
+	opt := layer.Options{Warn: warn, NotAfter: notAfter}
 	var res layer.Result
 	switch {
 	case src.Reader != nil:
-		res, err = s.importTar(ctx, src.Reader, st, warn)
+		res, err = s.importTar(ctx, src.Reader, st, opt)
 	default:
 		var f *os.File
 		if f, err = os.Open(src.Path); err != nil {
@@ -151,9 +135,9 @@ func (s *Store) importTree(ctx context.Context, l *snapshot.Lease, src ImportSou
 		case serr != nil:
 			err = serr
 		case info.IsDir():
-			res, err = s.importDir(ctx, f, st, warn)
+			res, err = s.importDir(ctx, f, st, opt)
 		case info.Mode().IsRegular() || info.Mode()&os.ModeNamedPipe != 0:
-			res, err = s.importTar(ctx, f, st, warn)
+			res, err = s.importTar(ctx, f, st, opt)
 		default:
 			err = invalid("it is neither a directory nor a tarball")
 		}
@@ -192,17 +176,17 @@ func unwrapPath(err error) error {
 }
 
 // importDir copies a directory as the stream of its canonical tar, so that the tree and its diff ID are made in one pass.
-func (s *Store) importDir(ctx context.Context, dir *os.File, st *snapshot.Staging, warn func(string)) (layer.Result, error) {
+func (s *Store) importDir(ctx context.Context, dir *os.File, st *snapshot.Staging, opt layer.Options) (layer.Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
-		err := layer.Pack(ctx, dir, w, layer.PackOptions{Warn: warn})
+		err := layer.Pack(ctx, dir, w, layer.PackOptions{Warn: opt.Warn, NotAfter: opt.NotAfter})
 		w.CloseWithError(err)
 		packed <- err
 	}()
-	res, err := layer.Apply(ctx, r, st.Dir, layer.Options{Warn: warn})
+	res, err := layer.Apply(ctx, r, st.Dir, opt)
 	r.CloseWithError(err)
 	cancel()
 	if perr := <-packed; perr != nil && (err == nil || !errors.Is(perr, context.Canceled)) {
@@ -246,8 +230,8 @@ func within(path, dir string) bool {
 }
 
 // importTar unpacks a tarball as the lowest layer and takes the diff ID of the canonical tar of what came out.
-func (s *Store) importTar(ctx context.Context, r io.Reader, st *snapshot.Staging, warn func(string)) (layer.Result, error) {
-	res, err := layer.Apply(ctx, r, st.Dir, layer.Options{Warn: warn})
+func (s *Store) importTar(ctx context.Context, r io.Reader, st *snapshot.Staging, opt layer.Options) (layer.Result, error) {
+	res, err := layer.Apply(ctx, r, st.Dir, opt)
 	if err != nil {
 		if errors.Is(err, layer.ErrMalformed) {
 			err = fmt.Errorf("it is no tarball that can be read: %w", err)

@@ -84,7 +84,7 @@ func TestImportSettings(t *testing.T) {
 	if got := e.ok("inspect", "--format", "{{.Comment}} {{json .Config}}", "app:1"); !strings.Contains(got, "because") || !strings.Contains(got, `"53/udp"`) || !strings.Contains(got, `"x":"y"`) {
 		t.Errorf("inspect shows %s", got)
 	}
-	if got := e.ok("history", "--format", "{{.CreatedBy}} {{.Comment}}", "app:1"); got != "layerctl import tree because\n" {
+	if got := e.ok("history", "--format", "{{.CreatedBy}} {{.Comment}}", "app:1"); got != "layerctl import because\n" {
 		t.Errorf("history shows %q", got)
 	}
 	e.ok("import", "--change", "ENTRYPOINT echo from a shell", "tree", "shell")

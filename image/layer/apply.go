@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +32,7 @@ type Options struct {
 	Limits    Limits
 	UserXattr bool         // mark opaque directories with user.overlay.*, for an overlay mounted by an ordinary user
 	Warn      func(string) // told what was left out; may be nil
+	NotAfter  time.Time    // a later modification time becomes this one; zero for none
 	full      error        // what more content than the limit is, where that is not ErrLimit
 }
 
@@ -296,7 +298,7 @@ func translate(hdr *tar.Header, opt Options) (o op, skip bool, err error) {
 	if hdr.Size < 0 {
 		return op{}, false, fmt.Errorf("%q: size %d: %w", name, hdr.Size, ErrMalformed)
 	}
-	e := Entry{Path: name, Mode: uint32(hdr.Mode) & 0o7777, UID: uint32(hdr.Uid), GID: uint32(hdr.Gid), ModTime: hdr.ModTime}
+	e := Entry{Path: name, Mode: uint32(hdr.Mode) & 0o7777, UID: uint32(hdr.Uid), GID: uint32(hdr.Gid), ModTime: notAfter(hdr.ModTime, opt.NotAfter)}
 	for key, value := range hdr.PAXRecords {
 		attr, ok := strings.CutPrefix(key, paxXattr)
 		if !ok {
@@ -363,6 +365,14 @@ func translate(hdr *tar.Header, opt Options) (o op, skip bool, err error) {
 		return op{}, false, fmt.Errorf("the root is no directory: %w", ErrMalformed)
 	}
 	return op{entry: e}, false, nil
+}
+
+// notAfter bounds a time, where there is a bound.
+func notAfter(t, bound time.Time) time.Time {
+	if !bound.IsZero() && t.After(bound) {
+		return bound
+	}
+	return t
 }
 
 // whiteout turns the names that mark a deletion (image-spec, layer.md, "Whiteouts") into what they mean. Names of aufs' own

@@ -21,6 +21,8 @@ import (
 type PackOptions struct {
 	Skip func(path string, st *unix.Stat_t) bool // leaves a path out, with all that is in it; may be nil
 	Warn func(string)                            // told what was left out; may be nil
+
+	NotAfter time.Time // a later modification time is written as this one; zero for none
 }
 
 // Pack writes the canonical tar of the tree at root (see the package's text) and never writes to the tree. A name that a layer cannot
@@ -220,7 +222,7 @@ func (p *packer) header(at string, kind byte, st *unix.Stat_t, size int64, link 
 	case kind == TypeDir:
 		name = at + "/"
 	}
-	mtime := time.Unix(st.Mtim.Sec, st.Mtim.Nsec)
+	mtime := notAfter(time.Unix(st.Mtim.Sec, st.Mtim.Nsec), p.opt.NotAfter)
 	var records []string
 	record := func(key, value string) { records = append(records, paxRecord(key, value)) }
 	if !plain(name) {
@@ -391,6 +393,9 @@ func collectXattrs(at string, list func([]byte) (int, error), get func(string, [
 	for _, name := range strings.Split(strings.TrimRight(string(names[:n]), "\x00"), "\x00") {
 		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
 			continue
+		}
+		if strings.HasPrefix(name, "security.") && name != "security.capability" {
+			continue // what SELinux and its like say of a file is this machine's
 		}
 		size, err := get(name, nil)
 		if err == nil && size > 0 {
