@@ -158,17 +158,9 @@ func (p *puller) fetchConfig(ctx context.Context) ([]byte, error) {
 			return b, nil
 		}
 	}
-	r, err := p.src.Blob(ctx, want, d.Size)
+	b, err := readSmall(ctx, p.src, want, d.Size)
 	if err != nil {
 		return nil, fmt.Errorf("fetch its config: %w", err)
-	}
-	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, d.Size+1))
-	if err != nil {
-		return nil, fmt.Errorf("fetch its config: %w", err)
-	}
-	if int64(len(b)) != d.Size || content.Digest(b) != want {
-		return nil, fmt.Errorf("its config is not the one that its manifest names (%s): %w", want, content.ErrCorrupt)
 	}
 	_, err = p.s.content.Put(&p.lease, b)
 	return b, err
@@ -316,13 +308,20 @@ func (p *puller) fetchAll(ctx context.Context, layers []*pulledLayer) error {
 // fetch brings a layer into a staging. What an earlier pull had kept of it is not downloaded again, unless it turns out to be damaged:
 // nobody had synced it.
 func (p *puller) fetch(ctx context.Context, l *pulledLayer) error {
-	kept, err := p.fetchOnce(ctx, l)
-	if kept && isCorrupt(err) {
-		if err = l.ingest.Restart(); err == nil {
-			_, err = p.fetchOnce(ctx, l)
+	again := false
+	return untilRight(p.src, l.desc.Digest.String(), func() error {
+		for {
+			if again {
+				if err := errors.Join(l.ingest.Restart(), l.staging.Discard()); err != nil {
+					return err
+				}
+			}
+			again = true
+			if kept, err := p.fetchOnce(ctx, l); !kept || !isCorrupt(err) {
+				return err
+			}
 		}
-	}
-	return err
+	})
 }
 
 // fetchOnce downloads a layer, or reads its blob where that is here, and unpacks it meanwhile. kept says that its beginning came from an
@@ -363,45 +362,12 @@ func (p *puller) fetchOnce(ctx context.Context, l *pulledLayer) (kept bool, err 
 		err = l.ingest.Commit(&p.lease)
 	}
 	if err == nil && l.result.DiffID != l.diffID {
-		err = fmt.Errorf("unpacks to the diff ID %s, the config says %s: %w", l.result.DiffID, l.diffID, content.ErrCorrupt)
+		err = itself{fmt.Errorf("unpacks to the diff ID %s, the config says %s: %w", l.result.DiffID, l.diffID, content.ErrCorrupt)}
 	}
 	if err == nil {
 		p.progress.Done(digest, p.came)
 	}
 	return kept, err
-}
-
-// resumer is a source that need not send what is here already.
-type resumer interface {
-	BlobFrom(ctx context.Context, digest string, size, from int64) (io.ReadCloser, error)
-}
-
-// openBlob opens the stream of a layer: what an earlier pull kept of it, and the rest from the source.
-func (p *puller) openBlob(ctx context.Context, l *pulledLayer) (body io.ReadCloser, kept bool, err error) {
-	digest := l.desc.Digest.String()
-	src, ok := p.src.(resumer)
-	if !ok {
-		body, err = p.src.Blob(ctx, digest, l.desc.Size)
-		return body, false, err
-	}
-	before, n, err := l.ingest.Kept()
-	if err != nil {
-		return nil, false, err
-	}
-	rest, err := src.BlobFrom(ctx, digest, l.desc.Size, n)
-	if n == 0 {
-		return rest, false, err
-	}
-	if err != nil {
-		before.Close()
-		return nil, true, err
-	}
-	p.progress.Status(fmt.Sprintf("%s: going on after %d of %d bytes that an earlier pull has left", digest[len("sha256:"):][:12], n, l.desc.Size))
-	both := closer(func() error { return errors.Join(before.Close(), rest.Close()) })
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(before, rest), both}, true, nil
 }
 
 // reapply unpacks a layer from the blob that the store keeps.

@@ -224,20 +224,25 @@ func (s *Store) keepBlob(ctx context.Context, src source, lease *snapshot.Lease,
 	if here, err := s.content.Hold(lease, d.Digest.String()); err != nil || here {
 		return err
 	}
-	body, err := src.Blob(ctx, d.Digest.String(), d.Size)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	if f, ok := body.(*content.Spooled); ok {
-		if err := in.Take(f); err != nil {
+	return untilRight(src, d.Digest.String(), func() error {
+		if err := in.Restart(); err != nil {
 			return err
 		}
-	}
-	if _, err := io.CopyBuffer(onlyWriter{in}, body, make([]byte, 256<<10)); err != nil {
-		return err
-	}
-	return in.Commit(lease)
+		body, err := src.Blob(ctx, d.Digest.String(), d.Size)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		if f, ok := body.(*content.Spooled); ok {
+			if err := in.Take(f); err != nil {
+				return err
+			}
+		}
+		if _, err := io.CopyBuffer(onlyWriter{in}, body, make([]byte, 256<<10)); err != nil {
+			return err
+		}
+		return in.Commit(lease)
+	})
 }
 
 // repacks says whether the canonical tar of a tree is what the archive has for the layer. It is for a layer that was imported or

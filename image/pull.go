@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"slices"
 	"strings"
@@ -73,13 +72,6 @@ type PullOptions struct {
 	Progress  Progress // may be nil
 }
 
-// source is what an image is brought from: a repository of a registry, or an archive. A manifest comes verified; a blob does not, it is
-// verified while it is kept and unpacked. size is what the manifest says of the blob.
-type source interface {
-	Manifest(ctx context.Context, tagOrDigest string) (registry.Manifest, error)
-	Blob(ctx context.Context, digest string, size int64) (io.ReadCloser, error)
-}
-
 // Pull brings the image that ref names into the store, under its canonical name. What is here already is not fetched again: the second
 // pull of the same thing is one request for its digest.
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
@@ -141,16 +133,12 @@ func (s *Store) pull(ctx context.Context, arg string, o PullOptions) (Image, err
 		}
 	}
 	o.Progress.Status("pulling from " + ref.Name())
-	m, err := fetchManifest(ctx, repo, want, platform)
+	p, row, err := s.bring(ctx, repo, want, platform, o.Progress)
 	if err != nil {
 		return Image{}, err
 	}
-	p := &puller{s: s, src: repo, progress: o.Progress, manifest: m, came: LayerPulled}
 	defer p.close()
-	row, err := p.run(ctx)
-	if err != nil {
-		return Image{}, err
-	}
+	m := p.manifest
 	row.Sources = []origin{{Repository: ref.Name(), PlainHTTP: o.PlainHTTP}}
 	failpoint.Hit("pull/adopted")
 	n := nameRow{ID: m.configDigest, Digest: m.digest, Resolved: m.resolved, Media: m.media, Size: int64(len(m.raw))}
@@ -162,6 +150,31 @@ func (s *Store) pull(ctx context.Context, arg string, o PullOptions) (Image, err
 	img.Digest, img.Names = n.Digest, []string{img.Name}
 	img.Config, err = s.content.Read(n.ID)
 	return img, err
+}
+
+// bring pulls what a tag or digest means. Whoever gets it closes the puller, when the image has its name.
+func (s *Store) bring(ctx context.Context, repo *registry.Repository, want string, only platform, pr Progress) (*puller, *imageRow, error) {
+	tried := map[string]error{}
+	for {
+		m, err := fetchManifest(ctx, repo, want, only)
+		if err == nil && tried[m.digest] != nil {
+			return nil, nil, tried[m.digest] // everybody was asked for what belongs to it
+		}
+		if err == nil {
+			p := &puller{s: s, src: repo, progress: pr, manifest: m, came: LayerPulled}
+			var row *imageRow
+			if row, err = p.run(ctx); err == nil {
+				return p, row, nil
+			}
+			p.close()
+			tried[m.digest] = err
+		}
+		// A mirror may say of a tag whatever it likes. When that leads nowhere, the registry may say something else.
+		astray := isCorrupt(err) || errors.Is(err, registry.ErrNotFound) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalid)
+		if !astray || !repo.Distrust(want, err) {
+			return nil, nil, err
+		}
+	}
 }
 
 // unchanged asks, in one request, whether the registry still means the image that is here.
@@ -230,7 +243,7 @@ func fetchManifest(ctx context.Context, src source, want string, p platform) (*m
 		return nil, invalid("its config is of the type %.100q, so it is no image that can be run", t)
 	case !reference.ValidDigest(m.configDigest):
 		return nil, fmt.Errorf("its config has the digest %.100q: %w", m.configDigest, content.ErrCorrupt)
-	case m.parsed.Config.Size < 0 || m.parsed.Config.Size > 4<<20:
+	case m.parsed.Config.Size < 0 || m.parsed.Config.Size > maxSmall:
 		return nil, fmt.Errorf("its config has %d bytes: %w", m.parsed.Config.Size, content.ErrCorrupt)
 	}
 	for _, l := range m.parsed.Layers {

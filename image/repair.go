@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"go.etcd.io/bbolt"
@@ -115,27 +116,51 @@ func originsOf(name string) []origin {
 	return []origin{{Repository: ref.Name()}}
 }
 
-// repositories asks several repositories, one after the other, as the source of an image.
+// repositories is several repositories as the source of an image: each is asked, one after the other.
 type repositories struct {
-	h    *healer
-	list []origin
+	list   []*registry.Repository
+	broken error // why one of them cannot be asked
+
+	mu     sync.Mutex
+	served map[string]int // who has served a manifest or blob, by its digest
+	past   map[string]int // who is the first to be asked for it, where those before him had it wrong
+}
+
+// from opens the repositories of origins; nothing is sent yet.
+func (h *healer) from(list []origin) *repositories {
+	r := &repositories{served: map[string]int{}, past: map[string]int{}}
+	for _, o := range list {
+		ref, err := reference.Parse(o.Repository)
+		if err != nil {
+			continue
+		}
+		repo, err := registry.Open(ref, registry.Options{PlainHTTP: o.PlainHTTP, Notice: h.o.Notice})
+		if err != nil {
+			r.broken = err
+			continue
+		}
+		r.list = append(r.list, repo)
+	}
+	return r
 }
 
 var errNoOrigin = fmt.Errorf("nothing says where it came from: %w", registry.ErrNotFound)
 
 // each is ErrNotFound only where every repository said so.
-func (r repositories) each(ask func(*registry.Repository) error) error {
+func (r *repositories) each(digest string, ask func(*registry.Repository) error) error {
 	last := errNoOrigin
-	for _, o := range r.list {
-		ref, err := reference.Parse(o.Repository)
-		if err != nil {
-			continue
-		}
-		repo, err := registry.Open(ref, registry.Options{PlainHTTP: o.PlainHTTP, Notice: r.h.o.Notice})
+	if r.broken != nil {
+		last = r.broken
+	}
+	r.mu.Lock()
+	first := r.past[digest]
+	r.mu.Unlock()
+	for i := first; i < len(r.list); i++ {
+		err := ask(r.list[i])
 		if err == nil {
-			err = ask(repo)
-		}
-		if err == nil {
+			r.mu.Lock()
+			r.served[digest] = i
+			r.mu.Unlock()
 			return nil
 		}
 		if last == errNoOrigin || !errors.Is(err, registry.ErrNotFound) {
@@ -146,15 +171,29 @@ func (r repositories) each(ask func(*registry.Repository) error) error {
 }
 
 // Manifest fetches a manifest from the first that has it.
-func (r repositories) Manifest(ctx context.Context, digest string) (m registry.Manifest, err error) {
-	err = r.each(func(repo *registry.Repository) error { m, err = repo.Manifest(ctx, digest); return err })
+func (r *repositories) Manifest(ctx context.Context, digest string) (m registry.Manifest, err error) {
+	err = r.each(digest, func(repo *registry.Repository) error { m, err = repo.Manifest(ctx, digest); return err })
 	return m, err
 }
 
 // Blob opens a blob at the first that has it.
-func (r repositories) Blob(ctx context.Context, digest string, size int64) (b io.ReadCloser, err error) {
-	err = r.each(func(repo *registry.Repository) error { b, err = repo.Blob(ctx, digest, size); return err })
+func (r *repositories) Blob(ctx context.Context, digest string, size int64) (b io.ReadCloser, err error) {
+	err = r.each(digest, func(repo *registry.Repository) error { b, err = repo.Blob(ctx, digest, size); return err })
 	return b, err
+}
+
+// Distrust implements doubter.
+func (r *repositories) Distrust(digest string, why error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i, ok := r.served[digest]
+	if !ok {
+		return false
+	}
+	if !r.list[i].Distrust(digest, why) {
+		r.past[digest] = i + 1
+	}
+	return r.past[digest] < len(r.list)
 }
 
 // blobs fetches the blobs that are damaged or missing, and drops damaged ones that nothing names.
@@ -180,7 +219,7 @@ func (h *healer) blobs(ctx context.Context) error {
 			delete(h.bad, digest)
 			continue
 		}
-		err := h.fetch(ctx, digest, repositories{h, h.origins(h.st.users(digest))})
+		err := h.fetch(ctx, digest, h.from(h.origins(h.st.users(digest))))
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -198,7 +237,7 @@ func (h *healer) blobs(ctx context.Context) error {
 }
 
 // fetch brings a blob in the place of what is there.
-func (h *healer) fetch(ctx context.Context, digest string, from repositories) error {
+func (h *healer) fetch(ctx context.Context, digest string, from *repositories) error {
 	path := h.s.content.Path(digest)
 	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
 		if err := h.s.snaps.Discard(path); err != nil {
@@ -213,24 +252,26 @@ func (h *healer) fetch(ctx context.Context, digest string, from repositories) er
 		}
 		return err
 	}
-	body, err := from.Blob(ctx, digest, size)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	in, err := h.s.content.WaitIngest(ctx, digest, size)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	if _, err := io.Copy(in, body); err != nil {
-		return err
-	}
-	return in.Commit(&h.lease)
+	return untilRight(from, digest, func() error {
+		body, err := from.Blob(ctx, digest, size)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		in, err := h.s.content.WaitIngest(ctx, digest, size)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		if _, err := io.Copy(in, body); err != nil {
+			return err
+		}
+		return in.Commit(&h.lease)
+	})
 }
 
 // sizeOf is the size of a blob that a row or a manifest names. A manifest that is not here is fetched.
-func (h *healer) sizeOf(ctx context.Context, digest string, from repositories) (int64, bool) {
+func (h *healer) sizeOf(ctx context.Context, digest string, from *repositories) (int64, bool) {
 	for _, row := range h.st.images {
 		for _, l := range row.Layers {
 			if l.Digest == digest {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -94,7 +93,7 @@ func (h *healer) recoverRows(ctx context.Context) (lost []string, err error) {
 		if n.Digest == "" || n.Media != "" {
 			continue
 		}
-		raw, err := h.manifest(ctx, n.Digest, repositories{h, h.origins([]string{n.ID})})
+		raw, err := h.manifest(ctx, n.Digest, h.from(h.origins([]string{n.ID})))
 		if err != nil {
 			h.left("the manifest of %s: %v", name, err)
 			continue
@@ -120,7 +119,7 @@ func (h *healer) namesOfFiles(ctx context.Context) (lost []string) {
 			if _, known := h.st.names[name]; known || name == "" {
 				continue
 			}
-			raw, err := h.manifest(ctx, d.Digest.String(), repositories{h, originsOf(name)})
+			raw, err := h.manifest(ctx, d.Digest.String(), h.from(originsOf(name)))
 			var m v1.Manifest
 			if err == nil && json.Unmarshal(raw, &m) == nil {
 				h.st.names[name] = nameRow{ID: m.Config.Digest.String(), Digest: d.Digest.String(), Media: string(d.MediaType), Size: d.Size}
@@ -138,7 +137,7 @@ func (h *healer) namesOfFiles(ctx context.Context) (lost []string) {
 }
 
 // manifest reads a manifest, or fetches it where it is damaged or missing.
-func (h *healer) manifest(ctx context.Context, digest string, from repositories) ([]byte, error) {
+func (h *healer) manifest(ctx context.Context, digest string, from *repositories) ([]byte, error) {
 	if raw, err := h.s.content.Read(digest); err == nil {
 		return raw, nil
 	}
@@ -172,7 +171,7 @@ func (h *healer) small(digest string) ([]byte, error) {
 	}
 	info, err := f.Stat()
 	f.Close()
-	if err == nil && info.Size() > 4<<20 {
+	if err == nil && info.Size() > maxSmall {
 		err = content.ErrNotFound
 	}
 	if err != nil {
@@ -183,7 +182,7 @@ func (h *healer) small(digest string) ([]byte, error) {
 
 // imageRow makes the row of an image from its config and manifest, which are fetched where they are not here.
 func (h *healer) imageRow(ctx context.Context, id, digest, name string) (*imageRow, error) {
-	from := repositories{h, originsOf(name)}
+	from := h.from(originsOf(name))
 	blobs := []string{id}
 	var m v1.Manifest
 	if digest != "" {
@@ -233,16 +232,8 @@ func (h *healer) imageRow(ctx context.Context, id, digest, name string) (*imageR
 	return row, nil
 }
 
-func (h *healer) fetchConfig(ctx context.Context, d v1.Descriptor, from repositories) error {
-	body, err := from.Blob(ctx, d.Digest.String(), d.Size)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	raw, err := io.ReadAll(io.LimitReader(body, 4<<20+1))
-	if err == nil && content.Digest(raw) != d.Digest.String() {
-		err = fmt.Errorf("config %s: %w", d.Digest, content.ErrCorrupt)
-	}
+func (h *healer) fetchConfig(ctx context.Context, d v1.Descriptor, from *repositories) error {
+	raw, err := readSmall(ctx, from, d.Digest.String(), d.Size)
 	if err == nil {
 		_, err = h.s.content.Put(&h.lease, raw)
 	}

@@ -77,7 +77,7 @@ func (h *healer) healTree(ctx context.Context, c *byteChecker, t snapshot.Checke
 		return fmt.Errorf("%w, for %s", errNowhere, h.hopeless[pulled])
 	case h.bad[pulled]:
 		return fmt.Errorf("its blob %s could not be fetched", pulled)
-	case pulled != "" && h.fetch(ctx, pulled, repositories{h, h.origins(h.st.users(pulled))}) == nil:
+	case pulled != "" && h.fetch(ctx, pulled, h.from(h.origins(h.st.users(pulled)))) == nil:
 		// It was never here, for the tree was.
 		if err = h.fromBlob(ctx, pulled, t, st); err == nil {
 			err = h.settle(c, t, st)
@@ -237,7 +237,7 @@ func (h *healer) rechain(ctx context.Context, id string, row imageRow) error {
 			continue
 		}
 		m.media = string(m.parsed.MediaType)
-		p := &puller{s: h.s, src: repositories{h, h.origins([]string{id})}, progress: noProgress{}, manifest: m, came: LayerPulled}
+		p := &puller{s: h.s, src: h.from(h.origins([]string{id})), progress: noProgress{}, manifest: m, came: LayerPulled}
 		defer p.close()
 		_, err = p.run(ctx)
 		return err

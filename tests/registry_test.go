@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -320,6 +321,101 @@ func TestRegistryMirrors(t *testing.T) {
 	e.fails(1, []string{"pull " + ref, e.dir + "/registries.conf", "line 2"}, "pull", ref)
 	conf(table("[[registry.mirror]]", "location = '127.0.0.1:1'"))
 	e.fails(1, []string{"no such image", primary.addr + " answered 404", "127.0.0.1:1"}, "pull", primary.addr+"/team/none")
+}
+
+// A mirror that serves wrong bytes is passed over with a warning, whatever it is wrong about; so is one that breaks off again and again.
+func TestRegistryMirrorsThatLie(t *testing.T) {
+	reg := startRegistry(t, "")
+	reg.push("app", "", "--config.cmd /bin/sh", busyboxLayer, "head -c 400000 /dev/urandom > noise")
+	var manifest struct {
+		Config struct{ Digest string }
+		Layers []struct{ Digest string }
+	}
+	fromJSON(t, sh(t, "/", "skopeo inspect --raw --tls-verify=false docker://"+reg.addr+"/app"), &manifest)
+	noise, ref := manifest.Layers[1].Digest, reg.addr+"/app"
+	flip := func(b []byte) []byte { b = bytes.Clone(b); b[len(b)/2] ^= 1; return b }
+	another := func(digest string) func([]byte) []byte {
+		return func(b []byte) []byte {
+			return bytes.Replace(b, []byte(digest), []byte("sha256:"+strings.Repeat("0", 64)), 1)
+		}
+	}
+	untold := map[string]string{"Docker-Content-Digest": ""}
+	e := newEnv(t)
+	alone(t, e)
+	mirrors := func(rules ...fault) (addrs []string) {
+		text := "[[registry]]\nlocation = '" + reg.addr + "'\n"
+		for i := 0; i < len(rules); i += 2 {
+			p := startFaultProxy(t, reg.addr, func(r *http.Request, _ int) fault {
+				switch {
+				case strings.Contains(r.URL.Path, "/manifests/"):
+					return rules[i]
+				case strings.HasSuffix(r.URL.Path, manifest.Config.Digest) && rules[i+1].length < 0:
+					return fault{change: flip}
+				case strings.HasSuffix(r.URL.Path, noise) && rules[i+1].length >= 0:
+					return rules[i+1]
+				}
+				return fault{}
+			})
+			addrs = append(addrs, p.addr)
+			text += "[[registry.mirror]]\nlocation = '" + p.addr + "'\n"
+		}
+		put(t, e.dir+"/registries.conf", text, 0o600)
+		t.Setenv("CONTAINERS_REGISTRIES_CONF", e.dir+"/registries.conf")
+		return addrs
+	}
+	for _, c := range []struct {
+		name           string
+		manifest, blob fault
+		says           string
+	}{
+		{"a bit of a layer", fault{}, fault{change: flip}, "warning: trying " + reg.addr + ": what MIRROR serves is not right: "},
+		{"more than a layer", fault{}, fault{chunked: true, change: func(b []byte) []byte { return append(b, "more"...) }}, "warning: trying " + reg.addr + ": what MIRROR serves is not right: "},
+		{"less than a layer", fault{}, fault{change: func(b []byte) []byte { return b[:len(b)-10] }}, "warning: trying " + reg.addr + ": MIRROR has "},
+		{"the beginning of a layer", fault{}, fault{cut: 100000, change: flip, noRange: true}, "trying " + reg.addr + ": MIRROR closed the connection "},
+		{"a config", fault{}, fault{length: -1}, "warning: trying " + reg.addr + ": what MIRROR serves is not right: "},
+		{"a layer that nobody has", fault{header: untold, change: another(noise)}, fault{}, "warning: trying " + reg.addr + ": what MIRROR serves is not right: "},
+		{"a config that nobody has", fault{header: untold, change: another(manifest.Config.Digest)}, fault{}, "warning: trying " + reg.addr + ": what MIRROR serves is not right: "},
+		{"a manifest", fault{change: another(noise)}, fault{}, "warning: trying " + reg.addr + ": MIRROR: manifest latest: "},
+		{"cuts", fault{}, fault{cut: 50000}, "trying " + reg.addr + ": MIRROR closed the connection in the middle of an answer: registry unavailable, 3 times, at last after 150000 of "},
+	} {
+		mirror := mirrors(c.manifest, c.blob)[0]
+		r := e.run("pull", "-q", ref)
+		if c.name == "cuts" || c.name == "the beginning of a layer" {
+			e.ok("rmi", ref)
+			r = e.run("pull", ref)
+		}
+		if r.code != 0 || !strings.Contains(r.stderr, strings.ReplaceAll(c.says, "MIRROR", mirror)) {
+			t.Errorf("%s: %+v", c.name, r)
+			continue
+		}
+		if out := e.ok("check", "--full"); !strings.Contains(out, "ok: 1 images") {
+			t.Errorf("%s: %s", c.name, out)
+		}
+		e.ok("run", "--rm", ref, "true")
+		if c.name == "a bit of a layer" { // the same holds when a blob is fetched again
+			blob := filepath.Join(e.root, "images/blobs", strings.Replace(noise, ":", "/", 1))
+			if err := os.Truncate(blob, 1000); err != nil {
+				t.Fatal(err)
+			}
+			r := e.run("check", "--repair")
+			if r.code != 0 || !strings.Contains(r.stderr, "what "+mirror+" serves is not right") || !strings.Contains(r.stdout+r.stderr, "fetched again") {
+				t.Errorf("repaired: %+v", r)
+			}
+		}
+		e.ok("rmi", ref)
+	}
+	// Where nobody has the right bytes it is an error, and each who had wrong ones is named.
+	addrs := mirrors(fault{}, fault{change: flip}, fault{}, fault{cut: -1}) // the first is the registry itself, too
+	put(t, e.dir+"/registries.conf", strings.Replace(sh(t, e.dir, "cat registries.conf"), "location = '"+reg.addr, "prefix = '"+reg.addr+"'\nlocation = '"+addrs[0], 1), 0o600)
+	r := e.run("pull", "-q", ref)
+	for _, text := range []string{"layerctl: pull " + ref, "layer " + noise, "verification failed", "hint: ", "what " + addrs[0] + " serves is not right"} {
+		if r.code != 1 || !strings.Contains(r.stderr, text) {
+			t.Errorf("nobody has the right bytes, and it does not say %q: %+v", text, r)
+		}
+	}
+	if names := list(filepath.Join(e.root, "snapshots/staging")); len(names) > 0 {
+		t.Errorf("staging holds %q", names)
+	}
 }
 
 // Neither name below exists: without the proxy there is nothing to connect to.

@@ -5,19 +5,21 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // Blob opens the stream of a blob of that size. A connection that is cut or stalls is taken up again where it ended, as long as it goes
-// on. The bytes are not verified: the caller does that, with the size, while it keeps them.
+// on; one to a mirror a few times, and then with the next source. The bytes are not verified: the caller does that, with the size, while
+// it keeps them, and where they are wrong, Distrust says whether to open the blob again.
 func (r *Repository) Blob(ctx context.Context, digest string, size int64) (io.ReadCloser, error) {
 	return r.BlobFrom(ctx, digest, size, 0)
 }
 
 // BlobFrom is Blob without the first bytes, which the caller has already.
 func (r *Repository) BlobFrom(ctx context.Context, digest string, size, from int64) (io.ReadCloser, error) {
-	b := &blob{ctx: ctx, r: r, digest: digest, size: size, at: from}
+	b := &blob{ctx: ctx, r: r, digest: digest, size: size, begun: from, at: from}
 	return b, b.open()
 }
 
@@ -27,11 +29,16 @@ type blob struct {
 	r      *Repository
 	digest string
 	size   int64
+	begun  int64 // the first byte
 	at     int64 // the next byte
 	body   io.ReadCloser
 	from   *source
 	fails  int // connections in a row that brought nothing
+	cuts   int // connections to this source that ended early
 }
+
+// mirrorCuts is how often a mirror may break off in the middle of one blob.
+const mirrorCuts = 3
 
 func (b *blob) Read(p []byte) (int, error) {
 	for {
@@ -67,6 +74,13 @@ func (b *blob) again(err error) error {
 		err = io.ErrUnexpectedEOF // a server that does not say how much it sends
 	}
 	b.fails++
+	b.cuts++
+	if i := slices.Index(b.r.sources, b.from); i < len(b.r.sources)-1 && b.cuts >= mirrorCuts {
+		b.r.passOver(i, fmt.Errorf("%w, %d times, at last after %d of %d bytes", explain(b.from.host, err), b.cuts, b.at, b.size))
+		b.r.goOnFrom(i + 1)
+		b.fails = 0
+		return nil
+	}
 	if b.fails >= tries {
 		return fmt.Errorf("%w, %d times after %d of %d bytes", explain(b.from.host, err), b.fails, b.at, b.size)
 	}
@@ -83,7 +97,11 @@ func (b *blob) open() error {
 		b.body = http.NoBody
 		return nil
 	}
-	return b.r.each(b.ctx, func(s *source) error {
+	what := ""
+	if b.at == b.begun {
+		what = b.digest
+	}
+	return b.r.each(b.ctx, what, func(s *source) error {
 		header := http.Header{}
 		if b.at > 0 {
 			header.Set("Range", fmt.Sprintf("bytes=%d-", b.at))
@@ -92,6 +110,9 @@ func (b *blob) open() error {
 			if err := b.accept(s, resp); err != nil {
 				resp.Body.Close()
 				return err
+			}
+			if b.from != s {
+				b.cuts = 0
 			}
 			b.body, b.from = resp.Body, s
 			return nil

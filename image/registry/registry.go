@@ -8,9 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +32,9 @@ type Repository struct {
 	sources []*source // in the order in which they are asked; the last is the registry itself
 	current atomic.Int32
 	notice  func(string)
+
+	mu     sync.Mutex
+	served map[string]*source // who sent the first byte of a manifest or blob, by the name that it was asked for with
 }
 
 // Manifest is a manifest as it came, verified against its digest.
@@ -51,7 +57,7 @@ func Open(ref reference.Ref, o Options) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{notice: o.Notice}
+	r := &Repository{notice: o.Notice, served: map[string]*source{}}
 	for _, p := range places {
 		s, err := newSource(p, o, set)
 		if err != nil {
@@ -62,15 +68,21 @@ func Open(ref reference.Ref, o Options) (*Repository, error) {
 	return r, nil
 }
 
-// each asks one source after the other, from the one that has served last, until one serves. Whoever comes first has no second
-// chance, so that a mirror that is down costs a moment; the registry itself is asked with patience.
-func (r *Repository) each(ctx context.Context, ask func(s *source) error) error {
+// each asks one source after the other, from the one that has served last, until one serves; who it was is remembered under the name of
+// what was asked for, where that is not "". Whoever comes first has no second chance, so that a mirror that is down costs a moment; the
+// registry itself is asked with patience.
+func (r *Repository) each(ctx context.Context, what string, ask func(s *source) error) error {
 	var before []string
 	for i := int(r.current.Load()); ; i++ {
 		s := r.sources[i]
 		err := ask(s)
 		if err == nil {
-			r.current.Store(int32(i))
+			r.goOnFrom(i)
+			if what != "" {
+				r.mu.Lock()
+				r.served[what] = s
+				r.mu.Unlock()
+			}
 			return nil
 		}
 		if i == len(r.sources)-1 || ctx.Err() != nil {
@@ -80,8 +92,43 @@ func (r *Repository) each(ctx context.Context, ask func(s *source) error) error 
 			return err
 		}
 		before = append(before, oneLine(err))
-		r.notice("trying " + r.sources[i+1].host + ": " + oneLine(err))
+		r.passOver(i, err)
 	}
+}
+
+// goOnFrom says that nobody before source number i is asked any more.
+func (r *Repository) goOnFrom(i int) {
+	for {
+		now := r.current.Load()
+		if int(now) >= i || r.current.CompareAndSwap(now, int32(i)) {
+			return
+		}
+	}
+}
+
+// passOver tells why source number i is not the one. Who is away is a matter of course; who lies is not.
+func (r *Repository) passOver(i int, err error) {
+	line := "trying " + r.sources[i+1].host + ": " + oneLine(err)
+	if errors.Is(err, ErrCorrupt) {
+		slog.Warn(line)
+		return
+	}
+	r.notice(line)
+}
+
+// Distrust says of a manifest or blob, by the name that it was asked for with, that what came is not what it should be, and why. Whoever
+// sent it, or the first byte of it, is not asked for anything any more, and a warning tells that. It returns false where there is nobody
+// else to ask: then why is the error to go on with.
+func (r *Repository) Distrust(what string, why error) bool {
+	r.mu.Lock()
+	i := slices.Index(r.sources, r.served[what])
+	r.mu.Unlock()
+	if i < 0 || i == len(r.sources)-1 {
+		return false
+	}
+	slog.Warn("trying " + r.sources[i+1].host + ": what " + r.sources[i].host + " serves is not right: " + oneLine(why))
+	r.goOnFrom(i + 1)
+	return true
 }
 
 // accepted are the types of manifests that are asked for: a registry may translate between them.
@@ -102,7 +149,7 @@ const (
 // knows no such request, gives "".
 func (r *Repository) Head(ctx context.Context, tagOrDigest string) (string, error) {
 	var digest string
-	err := r.each(ctx, func(s *source) error {
+	err := r.each(ctx, "", func(s *source) error {
 		err := s.get(ctx, http.MethodHead, "manifests/"+tagOrDigest, http.Header{"Accept": {accepted}}, func(resp *http.Response) error {
 			defer resp.Body.Close()
 			if digest = resp.Header.Get("Docker-Content-Digest"); !reference.ValidDigest(digest) {
@@ -122,7 +169,7 @@ func (r *Repository) Head(ctx context.Context, tagOrDigest string) (string, erro
 // Manifest fetches a manifest or index by tag or digest.
 func (r *Repository) Manifest(ctx context.Context, tagOrDigest string) (Manifest, error) {
 	var m Manifest
-	err := r.each(ctx, func(s *source) error {
+	err := r.each(ctx, tagOrDigest, func(s *source) error {
 		return s.get(ctx, http.MethodGet, "manifests/"+tagOrDigest, http.Header{"Accept": {accepted}}, func(resp *http.Response) error {
 			defer resp.Body.Close()
 			raw, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
