@@ -257,7 +257,7 @@ func packedID(ctx context.Context, dir string) (string, error) {
 	}
 	defer fs.Close()
 	sum := sha256.New()
-	if err := layer.Pack(ctx, fs, sum, layer.PackOptions{}); err != nil {
+	if err := layer.Pack(ctx, fs, sum, layer.PackOptions{Marks: true}); err != nil {
 		return "", err
 	}
 	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil

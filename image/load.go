@@ -261,7 +261,7 @@ func (p *puller) repacks(ctx context.Context, l *pulledLayer, dir string) (bool,
 		return false, err
 	}
 	defer fs.Close()
-	if err := layer.Pack(ctx, fs, &same{r: body}, layer.PackOptions{}); err != nil {
+	if err := layer.Pack(ctx, fs, &same{r: body}, layer.PackOptions{Marks: true}); err != nil {
 		return false, ctx.Err() // a tree that cannot be packed does not make this tar, either
 	}
 	n, err := body.Read(make([]byte, 1))

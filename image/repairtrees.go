@@ -155,7 +155,7 @@ func (h *healer) fromTree(ctx context.Context, t snapshot.CheckedTree, st *snaps
 	root, err := os.Open(filepath.Join(t.Dir, "fs"))
 	if err == nil {
 		defer root.Close()
-		res, aerr := reapplied(ctx, st, func(w io.Writer) error { return layer.Pack(ctx, root, w, layer.PackOptions{}) })
+		res, aerr := reapplied(ctx, st, func(w io.Writer) error { return layer.Pack(ctx, root, w, layer.PackOptions{Marks: true}) })
 		if aerr == nil && res.DiffID == t.DiffID {
 			return st, nil
 		}

@@ -299,7 +299,7 @@ func (sv *saver) tar(ctx context.Context, l savedLayer, w io.Writer) error {
 			return err
 		}
 		defer root.Close()
-		if err := layer.Pack(ctx, root, w, layer.PackOptions{}); err != nil {
+		if err := layer.Pack(ctx, root, w, layer.PackOptions{Marks: true}); err != nil {
 			return err
 		}
 	}

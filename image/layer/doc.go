@@ -34,7 +34,8 @@
 // "./"-less and directories end in a slash. Each header is ustar; a pax header goes before it where ustar cannot say it: a name or link
 // target over 100 bytes or with bytes above 127, an id over 2097151, a size of 8 GiB or more, a time before 1970, after 2242 or with a
 // fraction of a second, extended attributes (SCHILY.xattr.NAME). Pax records are sorted by key, their header's own fields are fixed.
-// There are no user and group names and no other times. Of hard-linked names the first is the file and the others are links to it.
+// A whiteout is an empty file .wh.NAME in the place of NAME; the mark of an opaque directory, .wh..wh..opq, follows the directory. Theirs
+// are mode, owner and time 0. There are no user and group names and no other times. Of hard-linked names the first is the file and the others are links to it.
 // Sockets are left out, overlayfs' own attributes and those that a machine's security modules set (security.*, but for capabilities), too.
 //
 // # The index, version 1

@@ -22,11 +22,14 @@ type PackOptions struct {
 	Skip func(path string, st *unix.Stat_t) bool // leaves a path out, with all that is in it; may be nil
 	Warn func(string)                            // told what was left out; may be nil
 
+	// Marks says that the tree is a layer's: overlayfs' whiteouts and opaque directories are written as a layer's. Else nothing can be
+	// hidden by it, so such a directory is one like others.
+	Marks    bool
 	NotAfter time.Time // a later modification time is written as this one; zero for none
 }
 
 // Pack writes the canonical tar of the tree at root (see the package's text) and never writes to the tree. A name that a layer cannot
-// carry, one that begins with ".wh." or is a 0/0 character device, is ErrUnsupported; a file that changes or vanishes while it is read
+// carry, one that begins with ".wh." or, without Marks, is a 0/0 character device, is ErrUnsupported; a file that changes or vanishes while it is read
 // is an error.
 func Pack(ctx context.Context, root *os.File, w io.Writer, opt PackOptions) error {
 	if opt.Warn == nil {
@@ -72,6 +75,11 @@ func (p *packer) dir(d *os.File, at string, st *unix.Stat_t) error {
 	}
 	if err := p.header(at, TypeDir, st, 0, "", xattrs); err != nil {
 		return err
+	}
+	if p.opt.Marks && isOpaque(d) {
+		if err := p.mark(path.Join(at, whOpaque)); err != nil {
+			return err
+		}
 	}
 	names, err := d.Readdirnames(-1)
 	if err != nil {
@@ -127,6 +135,9 @@ func (p *packer) entry(d *os.File, name, at string) error {
 		}
 		return p.special(d, name, at, TypeSymlink, &st, string(target[:n]))
 	case unix.S_IFCHR:
+		if st.Rdev == 0 && p.opt.Marks {
+			return p.mark(path.Join(path.Dir(at), whPrefix+name))
+		}
 		if st.Rdev == 0 {
 			return fmt.Errorf("%q: a character device 0/0, which overlayfs takes for a deletion: %w", at, ErrUnsupported)
 		}
@@ -150,6 +161,22 @@ func openIn(d *os.File, name, at string, flags int) (*os.File, error) {
 		return nil, fmt.Errorf("read %q: %w", at, err)
 	}
 	return os.NewFile(uintptr(fd), at), nil
+}
+
+// mark writes an entry that hides something: only its name says anything, so nothing else of it is told.
+func (p *packer) mark(at string) error {
+	return p.header(at, TypeFile, &unix.Stat_t{}, 0, "", nil)
+}
+
+// isOpaque says whether an open directory hides what is below it.
+func isOpaque(d *os.File) bool {
+	var b [2]byte
+	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+		if n, err := unix.Fgetxattr(int(d.Fd()), name, b[:]); err == nil && n == 1 && b[0] == 'y' {
+			return true
+		}
+	}
+	return false
 }
 
 // special writes an entry without content.
@@ -244,6 +271,9 @@ func (p *packer) header(at string, kind byte, st *unix.Stat_t, size int64, link 
 		record("mtime", paxTime(mtime))
 	}
 	for key, value := range xattrs {
+		if strings.HasPrefix(key, "security.") && key != "security.capability" {
+			continue // what SELinux and its like say of a file is this machine's
+		}
 		record(paxXattr+key, value)
 	}
 	if len(records) > 0 {
@@ -393,9 +423,6 @@ func collectXattrs(at string, list func([]byte) (int, error), get func(string, [
 	for _, name := range strings.Split(strings.TrimRight(string(names[:n]), "\x00"), "\x00") {
 		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
 			continue
-		}
-		if strings.HasPrefix(name, "security.") && name != "security.capability" {
-			continue // what SELinux and its like say of a file is this machine's
 		}
 		size, err := get(name, nil)
 		if err == nil && size > 0 {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -106,6 +107,13 @@ func (s *salvager) entry(e *Entry) error {
 	switch e.Type {
 	case TypeFile:
 		return s.file(at, e, &st)
+	case TypeOpaque:
+		if err := s.p.header(at, TypeDir, &st, 0, "", e.Xattrs); err != nil {
+			return err
+		}
+		return s.p.mark(path.Join(at, whOpaque))
+	case TypeWhiteout:
+		return s.p.mark(path.Join(path.Dir(at), whPrefix+path.Base(at)))
 	case TypeDir, TypeSymlink, TypeChar, TypeBlock, TypeFifo:
 		return s.p.header(at, e.Type, &st, 0, e.Link, e.Xattrs)
 	}

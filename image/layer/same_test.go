@@ -1,9 +1,12 @@
 package layer
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -45,5 +48,46 @@ func TestPackIsTheSameEverywhere(t *testing.T) {
 	var b bytes.Buffer
 	if err := Pack(context.Background(), openDir1(t, filepath.Join(dir, "fs")), &b, PackOptions{}); err != nil || !bytes.Equal(early, b.Bytes()) {
 		t.Errorf("unpacked with the bound it packs to something else: %v", err)
+	}
+}
+
+// A layer that hides something is packed again byte for byte, from its tree and from its index: marks stand where the names stand that
+// they hide, and say nothing else.
+func TestPackMarks(t *testing.T) {
+	long := strings.Repeat("n", 120)
+	canonical := tarOf(t, h(tar.TypeDir, "./", "", ""), h(tar.TypeDir, "a/", "", ""), h(tar.TypeReg, "a/.wh..wh..opq", "", ""), h(tar.TypeReg, "a/f", "", "x"),
+		h(tar.TypeReg, "a/.wh."+long, "", ""), h(tar.TypeReg, "a-b", "", "y"), h(tar.TypeReg, ".wh.gone", "", ""), h(tar.TypeReg, "h", "", "z"))
+	dir, _ := apply(t, bytes.NewReader(canonical))
+	var b, again, salvaged bytes.Buffer
+	fs := openDir1(t, filepath.Join(dir, "fs"))
+	if err := Pack(context.Background(), fs, &b, PackOptions{Marks: true}); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for r := tar.NewReader(bytes.NewReader(b.Bytes())); ; {
+		hdr, err := r.Next()
+		if err != nil {
+			break
+		}
+		names = append(names, hdr.Name)
+		if strings.Contains(hdr.Name, ".wh.") && (hdr.Mode != 0 || hdr.Size != 0 || hdr.ModTime.Unix() != 0 || hdr.Typeflag != tar.TypeReg) {
+			t.Errorf("the mark %+v says more than its name", hdr)
+		}
+	}
+	if got, want := strings.Join(names, " "), "./ a/ a/.wh..wh..opq a/f a/.wh."+long+" a-b .wh.gone h"; got != want {
+		t.Errorf("packed as %s, want %s", got, want)
+	}
+	dir2, res := apply(t, bytes.NewReader(b.Bytes()))
+	if err := Pack(context.Background(), openDir1(t, filepath.Join(dir2, "fs")), &again, PackOptions{Marks: true}); err != nil || !bytes.Equal(again.Bytes(), b.Bytes()) {
+		t.Errorf("packed again it is another layer: %v", err)
+	}
+	if err := Salvage(context.Background(), dir, &salvaged); err != nil || !bytes.Equal(salvaged.Bytes(), b.Bytes()) {
+		t.Errorf("of its index it is another layer: %v", err)
+	}
+	if res.Needs == 0 {
+		t.Error("the whiteouts need nothing")
+	}
+	if err := Pack(context.Background(), fs, &b, PackOptions{}); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("a directory with a whiteout's device: %v", err)
 	}
 }
