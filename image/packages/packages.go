@@ -1,0 +1,218 @@
+package packages
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Why a database is refused; test with errors.Is. Messages name the file.
+var (
+	ErrMalformed = errors.New("malformed package database")
+	ErrLimit     = errors.New("package database beyond limits")
+)
+
+const (
+	maxDatabase = 1 << 30 // bytes of a database
+	maxPackages = 100_000 // in all databases of a root; a distribution has some 60,000
+	maxField    = 256     // bytes of a name, a version or an architecture
+)
+
+// Manager is the program that a package is installed by.
+type Manager string
+
+// The managers whose databases are read.
+const (
+	Dpkg Manager = "dpkg"
+	APK  Manager = "apk"
+	RPM  Manager = "rpm"
+)
+
+// Package is one that is installed. Layer is -1 until Origins has found it.
+type Package struct {
+	Manager Manager
+	Name    string
+	Version string // as the manager prints it: an rpm's with release, and with epoch where that is not 0
+	Arch    string
+	Size    int64 // bytes installed, as the package claims
+	Layer   int   // that it came with in this version, 0 the lowest
+}
+
+// Where the databases lie: deb-status(5) and dpkg(1); apk-tools' doc of its database, and its move to /usr; rpm's %_dbpath, which is the
+// first or second, and the third in trees that OSTree has made.
+const (
+	dpkgStatus = "var/lib/dpkg/status"
+	dpkgParts  = "var/lib/dpkg/status.d"
+)
+
+var (
+	apkInstalled = [...]string{"lib/apk/db/installed", "usr/lib/apk/db/installed"}
+	rpmDirs      = [...]string{"usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"}
+)
+
+// Fixed are the paths at which a database lies; any of them may be missing. Of dpkg's directory of status files only a walk knows the
+// names: see Database.
+func Fixed() []string {
+	paths := append([]string{dpkgStatus}, apkInstalled[:]...)
+	for _, dir := range rpmDirs {
+		paths = append(paths, dir+"/rpmdb.sqlite", dir+"/Packages.db", dir+"/Packages")
+	}
+	return paths
+}
+
+// PartsDir is the directory in which every file may be the database of one package.
+const PartsDir = dpkgParts
+
+// Database says whose database a path, relative to the root, is; "" for any other file.
+func Database(name string) Manager {
+	dir, base := path.Split(name)
+	switch dir = strings.TrimSuffix(dir, "/"); {
+	case name == dpkgStatus, dir == dpkgParts && base != "" && !strings.HasSuffix(base, ".md5sums"):
+		return Dpkg
+	case slices.Contains(apkInstalled[:], name):
+		return APK
+	case slices.Contains(rpmDirs[:], dir) && (base == "rpmdb.sqlite" || base == "Packages.db" || base == "Packages"):
+		return RPM
+	}
+	return ""
+}
+
+// Read reads databases out of a root and returns the packages by name. Paths are relative to it, and open never follows a link out of
+// it. Of a database that cannot be read the error says why, and the packages of the others are returned with it; one that is missing is
+// none.
+func Read(open func(path string) (*os.File, error), paths []string) ([]Package, error) {
+	var all []Package
+	var failed []error
+	for _, p := range paths {
+		m := Database(p)
+		if m == "" {
+			continue
+		}
+		list, err := readOne(open, p, m, maxPackages-len(all))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("read the %s database %s: %w", m, p, err))
+			continue
+		}
+		all = append(all, list...)
+	}
+	slices.SortStableFunc(all, order)
+	// Two paths may be one directory, by a link.
+	all = slices.Compact(all)
+	return all, errors.Join(failed...)
+}
+
+func order(a, b Package) int {
+	return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Manager, b.Manager), strings.Compare(a.Arch, b.Arch), Compare(a.Manager, a.Version, b.Version),
+		strings.Compare(a.Version, b.Version))
+}
+
+func readOne(open func(string) (*os.File, error), name string, m Manager, room int) ([]Package, error) {
+	f, err := open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("no regular file: %w", ErrMalformed)
+	}
+	if info.Size() > maxDatabase {
+		return nil, fmt.Errorf("%d bytes, more than %d are not read: %w", info.Size(), maxDatabase, ErrLimit)
+	}
+	c := &collector{manager: m, room: room}
+	switch m {
+	case Dpkg:
+		err = readDpkg(f, c, path.Dir(name) == dpkgParts)
+	case APK:
+		err = readAPK(f, c)
+	default:
+		var wal *os.File
+		if path.Base(name) == "rpmdb.sqlite" {
+			if wal, err = open(name + "-wal"); err == nil {
+				defer wal.Close()
+			} else if !errors.Is(err, os.ErrNotExist) {
+				return nil, err
+			}
+		}
+		err = readRPM(path.Base(name), file{f, info.Size()}, wal, c)
+	}
+	return c.list, err
+}
+
+// file is what a database's bytes are read from.
+type file struct {
+	io.ReaderAt
+	size int64
+}
+
+// at reads exactly len(b) bytes.
+func (f file) at(b []byte, off int64) error {
+	if off < 0 || off > f.size-int64(len(b)) {
+		return fmt.Errorf("%d bytes at %d of %d: %w", len(b), off, f.size, ErrMalformed)
+	}
+	if _, err := f.ReadAt(b, off); err == io.EOF {
+		return fmt.Errorf("it ends at %d: %w", off, ErrMalformed)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// collector takes packages until there are too many.
+type collector struct {
+	manager Manager
+	room    int
+	list    []Package
+}
+
+func (c *collector) add(p Package) error {
+	if p.Name == "" || p.Version == "" {
+		return fmt.Errorf("a package without name or version: %w", ErrMalformed)
+	}
+	for _, s := range [...]string{p.Name, p.Version, p.Arch} {
+		if len(s) > maxField {
+			return fmt.Errorf("a field of %d bytes, %.40q…: %w", len(s), s, ErrMalformed)
+		}
+	}
+	if len(c.list) >= c.room {
+		return fmt.Errorf("more than %d packages: %w", maxPackages, ErrLimit)
+	}
+	p.Manager, p.Layer, p.Size = c.manager, -1, max(p.Size, 0)
+	c.list = append(c.list, p)
+	return nil
+}
+
+// lines calls fn with each line of r without its end, cut at 4 KiB: what is wanted is shorter, and descriptions may be of any length.
+func lines(r io.Reader, fn func(line []byte) error) error {
+	b := bufio.NewReaderSize(r, 4<<10)
+	for whole := true; ; {
+		line, err := b.ReadSlice('\n')
+		if err != nil && err != bufio.ErrBufferFull && err != io.EOF {
+			return err
+		}
+		if begins := whole; begins && (len(line) > 0 || err == nil) {
+			if n := len(line); n > 0 && line[n-1] == '\n' {
+				line = line[:n-1]
+			}
+			if ferr := fn(line); ferr != nil {
+				return ferr
+			}
+		}
+		whole = err == nil
+		if err == io.EOF {
+			return nil
+		}
+	}
+}
