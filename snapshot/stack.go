@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -144,7 +145,7 @@ func (d *Dir) Names() ([]string, error) {
 	var names []string
 	seen := map[string]bool{}
 	for _, fd := range d.fds {
-		list, err := readNames(fd)
+		list, err := ReadNames(fd)
 		if err != nil {
 			return nil, err
 		}
@@ -161,7 +162,8 @@ func (d *Dir) Names() ([]string, error) {
 	return names, nil
 }
 
-func readNames(fd int) ([]string, error) {
+// ReadNames lists the names in an open directory, whatever was read of it before.
+func ReadNames(fd int) ([]string, error) {
 	again, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -244,11 +246,17 @@ func (s *Stack) Open(name string) (f *os.File, err error) {
 		if st.Mode&unix.S_IFMT != unix.S_IFREG {
 			return unix.EINVAL
 		}
-		n, err := unix.Openat(fd, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err == nil {
-			f = os.NewFile(uintptr(n), name)
+		// What a container writes to may be a fifo by now, which would wait for a writer.
+		n, err := unix.Openat(fd, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
 		}
-		return err
+		if err := unix.Fstat(n, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+			unix.Close(n)
+			return errors.Join(err, unix.EINVAL)
+		}
+		f = os.NewFile(uintptr(n), name)
+		return nil
 	})
 	return f, err
 }

@@ -19,17 +19,21 @@ import (
 // Kind is the letter that docker diff prints.
 type Kind byte
 
-// The kinds of a change, as docker diff documents them: a file or directory was added, changed or deleted.
+// The kinds of a change, as docker diff documents them: a file or directory was added, changed or deleted. Moved is Compare's.
 const (
 	Added   Kind = 'A'
 	Changed Kind = 'C'
 	Deleted Kind = 'D'
+	Moved   Kind = 'R' // a file that was deleted elsewhere, with its content
 )
 
-// Change is one line of a diff. Path begins with a slash.
+// Change is one line of a diff. Path and From begin with a slash.
 type Change struct {
-	Kind Kind
-	Path string
+	Kind     Kind
+	Path     string
+	From     string // where a file that moved was before
+	Old, New *Entry // by Compare alone: what both views have; nil where one has nothing
+	Differs  Fields // by Compare alone: what of a name that both have, or of a file that moved
 }
 
 // Upper calls fn for each change that upper makes to the merged view of lowers (highest first), parents before what is in them and
@@ -71,7 +75,9 @@ type walker struct {
 	changes []Change
 }
 
-func (w *walker) add(kind Kind, path string) { w.changes = append(w.changes, Change{kind, path}) }
+func (w *walker) add(kind Kind, path string) {
+	w.changes = append(w.changes, Change{Kind: kind, Path: path})
+}
 
 // dir records the changes in one directory of the upper. below is the same directory in the layers, nil where they have none; opaque
 // says that the upper's hides it. The answer is whether a name in it was added or deleted.

@@ -1,0 +1,158 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/layerctl/layerctl/image/layer"
+	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/diff"
+)
+
+// View is an image, or a part of one, looked into: its layers as one stack, read from their indexes. Close lets them go.
+type View struct {
+	*diff.Stack
+	Image  Image // whose layers they are
+	Layers []LayerView
+}
+
+// LayerView is one layer of a View, lowest first.
+type LayerView struct {
+	Layer
+	CreatedBy string    // the command that made it, as the image's history has it
+	Created   time.Time // when, by the history
+	Comment   string
+	Dir       string // holds its tree, fs, and its index
+	Index     *layer.Index
+	SharedBy  []string // the names of other images that have a layer of this diff ID; the ID of one without a name
+}
+
+// Look opens the image that ref names to be looked into. Of its files nothing is read.
+func (s *Store) Look(ctx context.Context, ref string) (*View, error) {
+	img, err := s.Resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.look(ctx, img)
+	if err != nil {
+		return nil, fmt.Errorf("look into %s: %w", ref, err)
+	}
+	return v, nil
+}
+
+func (s *Store) look(ctx context.Context, img Image) (*View, error) {
+	cfg, err := parseConfig(img)
+	if err != nil {
+		return nil, err
+	}
+	trees, err := s.snaps.Chain(ctx, img.Chain)
+	if err != nil {
+		return nil, err
+	}
+	if len(trees) != len(img.Layers) {
+		return nil, fmt.Errorf("it has %d layers, its snapshot %d: %w", len(img.Layers), len(trees), ErrCorrupt)
+	}
+	shared, err := s.sharers(img)
+	if err != nil {
+		return nil, err
+	}
+	v := &View{Image: img}
+	steps := cfg.History
+	for i, l := range img.Layers {
+		lv := LayerView{Layer: l, Dir: trees[i].Dir, SharedBy: shared[i]}
+		for len(steps) > 0 && steps[0].EmptyLayer {
+			steps = steps[1:]
+		}
+		if len(steps) > 0 {
+			lv.CreatedBy, lv.Created, lv.Comment = steps[0].CreatedBy, parseTime(steps[0].Created), steps[0].Comment
+			steps = steps[1:]
+		}
+		v.Layers = append(v.Layers, lv)
+	}
+	return v, s.open(v, trees)
+}
+
+// open opens the indexes of a view's layers.
+func (s *Store) open(v *View, trees []snapshot.Tree) error {
+	var stack []diff.Layer
+	for i, t := range trees {
+		x, err := layer.OpenTree(t.Dir, t.DiffID+" "+t.ID, nil)
+		if err != nil {
+			v.Stack = diff.NewStack(stack...)
+			v.Close()
+			return fmt.Errorf("layer %s: %w", t.DiffID, err)
+		}
+		v.Layers[i].Index = x.Index
+		stack = append(stack, x)
+	}
+	v.Stack = diff.NewStack(stack...)
+	return nil
+}
+
+// Close lets the indexes go.
+func (v *View) Close() error {
+	var err error
+	for _, l := range v.Layers {
+		if l.Index != nil {
+			err = errors.Join(err, l.Index.Close())
+		}
+	}
+	return err
+}
+
+// OpenIn opens the content of a regular file of one layer, whatever the others do to it; following no link.
+func (v *View) OpenIn(n int, path string) (*os.File, error) { return v.Stack.Layers()[n].Open(path) }
+
+// Entries yields what one layer brings, whiteouts and opaque directories among it.
+func (l *LayerView) Entries() iter.Seq2[layer.Entry, error] { return l.Index.All() }
+
+// Upto is the view of the lowest n layers. It shares their indexes: only v is closed.
+func (v *View) Upto(n int) *diff.Stack { return diff.NewStack(v.Stack.Layers()[:n]...) }
+
+// Only is the view of one layer alone, as a directory would be into which nothing else was unpacked.
+func (v *View) Only(n int) *diff.Stack { return diff.NewStack(v.Stack.Layers()[n]) }
+
+// sharers are, for each layer of an image, the other images that have it. A row that does not hold the layer's diff ID is not decoded.
+func (s *Store) sharers(img Image) ([][]string, error) {
+	shared := make([][]string, len(img.Layers))
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketImages).ForEach(func(k, v []byte) error {
+			if string(k) == img.ID || !slices.ContainsFunc(img.Layers, func(l Layer) bool { return bytes.Contains(v, []byte(l.DiffID)) }) {
+				return nil
+			}
+			var row imageRow
+			if _, err := getJSON(tx, bucketImages, string(k), &row); err != nil {
+				return err
+			}
+			names, err := namesOf(tx, string(k))
+			if err != nil {
+				return err
+			}
+			if len(names) == 0 {
+				names = []string{string(k)}
+			}
+			for i, l := range img.Layers {
+				if slices.ContainsFunc(row.Layers, func(o Layer) bool { return o.DiffID == l.DiffID }) {
+					shared[i] = append(shared[i], names...)
+				}
+			}
+			return nil
+		})
+	})
+	for _, names := range shared {
+		slices.Sort(names)
+	}
+	return shared, err
+}
+
+// FS is where a layer's files lie.
+func (l *LayerView) FS() string { return filepath.Join(l.Dir, "fs") }
