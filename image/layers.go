@@ -205,7 +205,7 @@ func (p *puller) bring(ctx context.Context) error {
 	}
 	for _, l := range busy {
 		p.progress.Status(l.desc.Digest.String() + ": waiting for another process that is pulling it")
-		in, err := p.s.content.WaitIngest(ctx, l.desc.Digest.String(), l.desc.Size)
+		in, err := p.s.content.WaitIngest(ctx, l.desc.Digest.String(), l.desc.Size, true)
 		if err != nil {
 			return err
 		}

@@ -216,7 +216,7 @@ func (p *puller) keep(ctx context.Context) error {
 
 // keepBlob brings a blob that has nothing to be unpacked for.
 func (s *Store) keepBlob(ctx context.Context, src source, lease *snapshot.Lease, d v1.Descriptor) error {
-	in, err := s.content.WaitIngest(ctx, d.Digest.String(), d.Size)
+	in, err := s.content.WaitIngest(ctx, d.Digest.String(), d.Size, false)
 	if err != nil {
 		return err
 	}

@@ -258,7 +258,7 @@ func (h *healer) fetch(ctx context.Context, digest string, from *repositories) e
 			return err
 		}
 		defer body.Close()
-		in, err := h.s.content.WaitIngest(ctx, digest, size)
+		in, err := h.s.content.WaitIngest(ctx, digest, size, false)
 		if err != nil {
 			return err
 		}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/layerctl/layerctl/snapshot"
 )
@@ -29,30 +28,19 @@ func (s *Store) Check(ctx context.Context) (*CheckReport, error) {
 	if _, err := s.List(ctx, true); err != nil && !errors.Is(err, snapshot.ErrDamaged) {
 		return nil, fmt.Errorf("check containers: %w", err)
 	}
-	r := s.check(ctx)
-	if len(r.Findings) > 0 {
-		// What is being made or removed at this moment looks otherwise in the next.
-		time.Sleep(50 * time.Millisecond)
-		first := map[Finding]bool{}
-		for _, f := range r.Findings {
-			first[f] = true
-		}
-		r = s.check(ctx)
-		var stay []Finding
-		for _, f := range r.Findings {
-			if first[f] {
-				stay = append(stay, f)
-			}
-		}
-		r.Findings = stay
-	}
-	return r, nil
+	return s.check(ctx), nil
 }
 
 func (s *Store) check(ctx context.Context) *CheckReport {
 	r := &CheckReport{Names: map[string]string{}, Claims: map[string]snapshot.Claim{}}
 	find := func(container, file, problem string) {
 		r.Findings = append(r.Findings, Finding{container, filepath.Join(filepath.Base(s.dir), file), problem})
+	}
+	// A container's record comes last and goes first: what is missing while that is there, is missing.
+	missing := func(c *Config, file, problem string) {
+		if s.recorded(c.ID) {
+			find(c.Name, file, problem)
+		}
 	}
 	ids, err := s.ids()
 	if err != nil {
@@ -83,14 +71,14 @@ func (s *Store) check(ctx context.Context) *CheckReport {
 		}
 		r.Claims[snapshotKey(id)] = claim
 		if target, err := os.Readlink(filepath.Join(s.dir, "names", c.Name)); err != nil || target != "../"+id {
-			find(c.Name, "names/"+c.Name, "does not lead to its container")
+			missing(&c, "names/"+c.Name, "does not lead to its container")
 		}
 		var e ended
 		if err := readJSON(s.path(id, "exit.json"), &e); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			find(c.Name, id+"/exit.json", "is damaged")
 		}
 		if info, err := s.snaps.Stat(ctx, snapshotKey(id)); errors.Is(err, snapshot.ErrNotFound) {
-			find(c.Name, id, "its snapshot is not there")
+			missing(&c, id, "its snapshot is not there")
 		} else if err == nil && info.Parent != c.Image.Chain {
 			find(c.Name, id, "its snapshot stands on "+info.Parent+", not on its image's "+c.Image.Chain)
 		}
@@ -101,8 +89,11 @@ func (s *Store) check(ctx context.Context) *CheckReport {
 	}
 	for _, n := range names {
 		target, err := os.Readlink(filepath.Join(s.dir, "names", n.Name()))
-		if id := filepath.Base(target); err == nil && named[n.Name()] != id && s.recorded(id) {
-			find(n.Name(), "names/"+n.Name(), "leads to a container of another name")
+		if id := filepath.Base(target); err == nil && named[n.Name()] != id {
+			var c Config // it may have been made since the containers were listed
+			if err := readJSON(s.path(id, "config.json"), &c); err == nil && c.Name != n.Name() {
+				find(n.Name(), "names/"+n.Name(), "leads to a container of another name")
+			}
 		}
 	}
 	return r

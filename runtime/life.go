@@ -15,16 +15,17 @@ import (
 	"github.com/layerctl/layerctl/runtime/cgroup"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
+	"github.com/layerctl/layerctl/snapshot/flock"
 )
 
 // claim makes a container's directory, where it is not there, and takes its lock.
-func (s *Store) claim(id string, patience time.Duration) (*os.File, error) {
+func (s *Store) claim(ctx context.Context, id string, patience time.Duration) (*os.File, error) {
 	for {
 		if err := os.Mkdir(s.path(id), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
 		// Whoever lists the containers in between takes a directory without a record away.
-		if f, err := s.hold(id, patience); !errors.Is(err, fs.ErrNotExist) {
+		if f, err := s.hold(ctx, id, patience); !errors.Is(err, fs.ErrNotExist) {
 			return f, err
 		}
 	}
@@ -33,27 +34,29 @@ func (s *Store) claim(id string, patience time.Duration) (*os.File, error) {
 // hold takes the lock that says "monitored", a flock on the container's directory. It is in the store and not below the run root, so that
 // all who use the store ask the same lock, whatever their run root. The kernel lets go of it when the last process that has it is gone.
 // Where another holds it for longer than patience, the error is EWOULDBLOCK; where the directory is not there, fs.ErrNotExist.
-func (s *Store) hold(id string, patience time.Duration) (*os.File, error) {
+func (s *Store) hold(ctx context.Context, id string, patience time.Duration) (*os.File, error) {
 	path := s.path(id)
-	for until := time.Now().Add(patience); ; {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
 		f, err := os.Open(path)
 		if err != nil {
 			return nil, err
 		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = flock.Lock(limited, f, unix.LOCK_EX, fmt.Sprintf("waiting for another process that has container %.12s", id))
 		if err == nil {
 			// Only who holds the lock takes the directory away: what is there now, stays.
-			if same, err := isAt(f, path); err != nil || same {
+			same, err := isAt(f, path)
+			if err != nil || same {
 				return f, err
 			}
+			f.Close()
+			continue
 		}
-		f.Close()
-		if err != nil && (err != unix.EWOULDBLOCK || time.Now().After(until)) {
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			err = fmt.Errorf("lock %s: %w", path, unix.EWOULDBLOCK)
 		}
-		if err != nil {
-			time.Sleep(time.Millisecond)
-		}
+		return nil, err
 	}
 }
 
@@ -83,7 +86,7 @@ func (s *Store) monitored(id string) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	err = flock.Try(f, unix.LOCK_SH)
 	if err == unix.EWOULDBLOCK {
 		return true, nil
 	}
@@ -92,7 +95,7 @@ func (s *Store) monitored(id string) (bool, error) {
 
 // bury ends what is left of a container whose monitor is gone, and records that nobody saw its end; one that was to be removed is.
 func (s *Store) bury(ctx context.Context, c *Container) error {
-	lock, err := s.hold(c.ID, 2*time.Second)
+	lock, err := s.hold(ctx, c.ID, 2*time.Second)
 	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
 		return nil // somebody else is at it, or done
 	}
@@ -182,7 +185,7 @@ func (s *Store) sweep(ctx context.Context, id string) {
 	if s.recorded(id) {
 		return
 	}
-	lock, err := s.claim(id, 0)
+	lock, err := s.claim(ctx, id, 0)
 	if err != nil {
 		return
 	}
@@ -227,7 +230,7 @@ func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 	if force {
 		patience = time.Minute // its monitor is at its last steps
 	}
-	lock, err := s.hold(c.ID, patience)
+	lock, err := s.hold(ctx, c.ID, patience)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = ErrInUse
 	}

@@ -218,7 +218,7 @@ func (s *Store) volatile(c *Config, name ...string) string {
 // add makes a container's records and its snapshot, and holds its lock. On an error nothing stays.
 func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 	c.RunDir = s.runPath(c.ID)
-	lock, err := s.claim(c.ID, time.Minute) // nobody keeps it: who finds the directory unlocked looks whether a crash left it
+	lock, err := s.claim(ctx, c.ID, time.Minute) // nobody keeps it: who finds the directory unlocked looks whether a crash left it
 	if err != nil {
 		return nil, fmt.Errorf("make container: %w", err)
 	}

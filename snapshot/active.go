@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/snapshot/failpoint"
+	"github.com/layerctl/layerctl/snapshot/flock"
 	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
@@ -151,7 +152,7 @@ func makeHeld(dir string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if flock(held, unix.LOCK_SH) == nil && isAt(held, dir) {
+		if holdNew(held, dir) {
 			return held, nil
 		}
 		held.Close()
@@ -516,7 +517,7 @@ func lockActive(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock.Try(f, unix.LOCK_EX); err != nil {
 		f.Close()
 		if err == unix.EWOULDBLOCK {
 			return nil, fmt.Errorf("it is mounted: %w", ErrInUse)

@@ -62,7 +62,7 @@ func WriteFile(path string, data []byte, durable bool) (err error) {
 		if f, err = os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-"); err != nil {
 			return err
 		}
-		if err := flock(f, unix.LOCK_SH); err == nil && isAt(f, f.Name()) {
+		if holdNew(f, f.Name()) {
 			break
 		}
 		f.Close()

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/snapshot/flock"
 )
 
 // Lease is what an operation in flight relies on, or has made and nothing names yet: trees, chains, blobs. Each is held by a shared
@@ -39,9 +42,9 @@ func (l *Lease) Hold(path string) error {
 			return fmt.Errorf("hold %s: %w", path, err)
 		}
 		f := os.NewFile(uintptr(fd), path)
-		if err := flock(f, unix.LOCK_SH); err != nil { // waits for a deleter's last steps, and no longer
-			f.Close()
-			return fmt.Errorf("hold %s: %w", path, err)
+		// Waits for a deleter's last steps, and no longer.
+		if err := flock.Lock(context.Background(), f, unix.LOCK_SH, "waiting for another process that removes "+path); err != nil {
+			return fmt.Errorf("hold: %w", err)
 		}
 		if isAt(f, path) {
 			l.Keep(f)
@@ -77,19 +80,16 @@ func LockIdle(path string) *os.File {
 		return nil
 	}
 	f := os.NewFile(uintptr(fd), path)
-	if flock(f, unix.LOCK_EX|unix.LOCK_NB) != nil || !isAt(f, path) {
+	if flock.Try(f, unix.LOCK_EX) != nil || !isAt(f, path) {
 		f.Close()
 		return nil
 	}
 	return f
 }
 
-func flock(f *os.File, how int) error {
-	for {
-		if err := unix.Flock(int(f.Fd()), how); err != unix.EINTR {
-			return err
-		}
-	}
+// holdNew holds f, which was made at path a moment ago, and says whether it was swept before that.
+func holdNew(f *os.File, path string) bool {
+	return flock.Lock(context.Background(), f, unix.LOCK_SH, "") == nil && isAt(f, path)
 }
 
 // isAt says whether f is what path leads to.

@@ -65,7 +65,7 @@ func (s *Store) NewStaging() (*Staging, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make staging directory: %w", err)
 		}
-		if flock(dir, unix.LOCK_SH) != nil || !isAt(dir, path) {
+		if !holdNew(dir, path) {
 			dir.Close()
 			continue
 		}

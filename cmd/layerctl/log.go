@@ -9,10 +9,12 @@ import (
 	"sync"
 
 	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
+	"github.com/layerctl/layerctl/snapshot/flock"
 )
 
 // diagnostics makes the log that --log-level and --log-format ask for, and makes it the one that all packages write to.
 func (a *app) diagnostics() error {
+	flock.Tell = func(line string) { slog.Warn(line) }
 	var level slog.Level
 	switch a.logLevel {
 	case "debug", "info", "warn", "error":

@@ -18,6 +18,7 @@ import (
 	"github.com/layerctl/layerctl/image/direct"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
+	"github.com/layerctl/layerctl/snapshot/flock"
 )
 
 // What callers decide on.
@@ -133,34 +134,29 @@ type Ingest struct {
 
 // TryIngest begins to bring a blob of that digest and size (-1 if unknown). It returns ErrBusy where somebody else is at it.
 func (s *Store) TryIngest(digest string, size int64) (*Ingest, error) {
-	return s.ingest(digest, size, unix.LOCK_EX|unix.LOCK_NB)
+	return s.ingest(digest, size, func(lock *os.File) error {
+		err := flock.Try(lock, unix.LOCK_EX)
+		if err != nil {
+			lock.Close()
+		}
+		if err == unix.EWOULDBLOCK {
+			err = ErrBusy
+		}
+		return err
+	})
 }
 
-// WaitIngest is TryIngest that waits for the other one. The context is looked at before and after the wait.
-func (s *Store) WaitIngest(ctx context.Context, digest string, size int64) (*Ingest, error) {
-	type result struct {
-		in  *Ingest
-		err error
+// WaitIngest is TryIngest that waits for the other one, until ctx ends. told says that the caller has said so already.
+func (s *Store) WaitIngest(ctx context.Context, digest string, size int64, told bool) (*Ingest, error) {
+	waiting := ""
+	if !told {
+		waiting = "waiting for another process that brings the blob " + digest
 	}
-	done := make(chan result, 1)
-	go func() {
-		in, err := s.ingest(digest, size, unix.LOCK_EX)
-		done <- result{in, err}
-	}()
-	select {
-	case r := <-done:
-		return r.in, r.err
-	case <-ctx.Done():
-		go func() { // the lock, when it comes after all, goes at once
-			if r := <-done; r.err == nil {
-				r.in.Close()
-			}
-		}()
-		return nil, ctx.Err()
-	}
+	return s.ingest(digest, size, func(lock *os.File) error { return flock.Lock(ctx, lock, unix.LOCK_EX, waiting) })
 }
 
-func (s *Store) ingest(digest string, size int64, how int) (*Ingest, error) {
+// ingest begins with a lock that is taken so; where it is not, take closes its file.
+func (s *Store) ingest(digest string, size int64, take func(*os.File) error) (*Ingest, error) {
 	dir := filepath.Join(s.dir, "ingest", hexOf(digest))
 	for {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -174,12 +170,8 @@ func (s *Store) ingest(digest string, size int64, how int) (*Ingest, error) {
 		if err != nil {
 			return nil, fmt.Errorf("begin blob %s: %w", digest, err)
 		}
-		if err := flock(lock, how); err != nil {
-			lock.Close()
-			if err == unix.EWOULDBLOCK {
-				return nil, fmt.Errorf("blob %s: %w", digest, ErrBusy)
-			}
-			return nil, fmt.Errorf("lock blob %s: %w", digest, err)
+		if err := take(lock); err != nil {
+			return nil, fmt.Errorf("blob %s: %w", digest, err)
 		}
 		// The file we locked may be gone: the one before us takes the directory away before it lets go.
 		var ours, named unix.Stat_t
@@ -189,14 +181,6 @@ func (s *Store) ingest(digest string, size int64, how int) (*Ingest, error) {
 		}
 		failpoint.Hit("ingest/locked")
 		return &Ingest{s: s, digest: digest, size: size, dir: dir, lock: lock, sum: sha256.New()}, nil
-	}
-}
-
-func flock(f *os.File, how int) error {
-	for {
-		if err := unix.Flock(int(f.Fd()), how); err != unix.EINTR {
-			return err
-		}
 	}
 }
 

@@ -129,12 +129,12 @@ func TestIngestAtOnce(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	time.AfterFunc(10*time.Millisecond, cancel)
-	if _, err := s.WaitIngest(ctx, digest, 5); !errors.Is(err, context.Canceled) {
+	if _, err := s.WaitIngest(ctx, digest, 5, false); !errors.Is(err, context.Canceled) {
 		t.Fatalf("a wait that was called off: %v", err)
 	}
 	waited := make(chan error)
 	go func() {
-		second, err := s.WaitIngest(context.Background(), digest, 5)
+		second, err := s.WaitIngest(context.Background(), digest, 5, false)
 		if err == nil {
 			if !s.Has(digest) {
 				err = errors.New("the wait ended before the blob was there")

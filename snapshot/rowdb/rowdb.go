@@ -1,6 +1,7 @@
 package rowdb
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/snapshot/failpoint"
+	"github.com/layerctl/layerctl/snapshot/flock"
 )
 
 // ErrDamaged says that a database or a row is not what was written. `layerctl check` says more, and repairs it.
@@ -177,15 +179,8 @@ func (d *DB) lock(how int) (func(), error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock database: %w", err)
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), how)
-		if err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	if err := flock.Lock(context.Background(), f, how, "waiting for another process that uses "+d.path); err != nil {
+		return nil, err
 	}
 	return func() { f.Close() }, nil
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/layerctl/layerctl/runtime"
 	"github.com/layerctl/layerctl/runtime/monitor"
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/flock"
 )
 
 func init() {
@@ -69,6 +70,7 @@ func run(args []string) (code int, done bool) {
 	if !ok || r.Check(operands) != nil || r.Pull == "always" || r.Resolve() != nil {
 		return 0, false
 	}
+	flock.Tell = func(line string) { os.Stderr.WriteString("layerctl: warning: " + line + "\n") }
 	_, containers, err := r.Open()
 	if err != nil {
 		return 0, false
