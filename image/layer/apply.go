@@ -43,6 +43,7 @@ type Result struct {
 	Inodes  int64  // inodes that the tree takes
 	Size    int64  // bytes of file content in the tree, hard links once
 	Needs   int    // how many of its entries depend on the layers below; 0 for a layer that stands alone
+	Left    int    // what a tree that was described has besides, and no layer carries
 }
 
 const (
@@ -406,7 +407,7 @@ func cleanName(name string) (string, error) {
 		return "", fmt.Errorf("name %.80q… is %d directories deep: %w", clean, strings.Count(clean, "/"), ErrLimit)
 	}
 	for _, part := range strings.Split(clean, "/") {
-		if len(part) > unix.NAME_MAX {
+		if len(strings.TrimPrefix(part, whPrefix)) > unix.NAME_MAX { // a whiteout's name is longer than the one that it hides
 			return "", fmt.Errorf("name %.80q…: a component of %d bytes, at most %d fit: %w", clean, len(part), unix.NAME_MAX, ErrLimit)
 		}
 	}

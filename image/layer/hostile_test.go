@@ -166,7 +166,7 @@ func describe(t testing.TB, dir string) string {
 		if st.Uid != 0 || st.Gid != 0 {
 			more = append(more, fmt.Sprintf("%d:%d", st.Uid, st.Gid))
 		}
-		xattrs, err := readXattrsPath(full, name)
+		xattrs, err := readXattrsPath(full, name, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,7 +301,7 @@ func checkIndex(t testing.TB, dir string) {
 		if mtime := time.Unix(st.Mtim.Sec, st.Mtim.Nsec); !mtime.Equal(e.ModTime) {
 			t.Errorf("%.80q: time %v, the index has %v", name, mtime, e.ModTime)
 		}
-		xattrs, err := readXattrsPath(full, name)
+		xattrs, err := readXattrsPath(full, name, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

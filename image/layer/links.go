@@ -279,7 +279,7 @@ func (w *writer) relink(dir *os.File) error {
 			if err != nil {
 				return err
 			}
-			w.count(e)
+			w.result.count(e)
 			return y.add(e)
 		}); err != nil {
 			return err
@@ -298,7 +298,7 @@ func describeInode(parent int, e *Entry, st *unix.Stat_t, old bool) error {
 	base := path.Base(e.Path)
 	e.Mode, e.UID, e.GID, e.ModTime = st.Mode&0o7777, st.Uid, st.Gid, time.Unix(st.Mtim.Sec, st.Mtim.Nsec)
 	var err error
-	if e.Xattrs, err = readXattrsPath("/proc/self/fd/"+strconv.Itoa(parent)+"/"+base, e.Path); err != nil || old {
+	if e.Xattrs, err = readXattrsPath("/proc/self/fd/"+strconv.Itoa(parent)+"/"+base, e.Path, nil); err != nil || old {
 		return err
 	}
 	e.Type, e.Link = typeOf(st), ""

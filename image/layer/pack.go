@@ -3,7 +3,6 @@ package layer
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -35,7 +34,11 @@ func Pack(ctx context.Context, root *os.File, w io.Writer, opt PackOptions) erro
 	if opt.Warn == nil {
 		opt.Warn = func(string) {}
 	}
-	p := &packer{ctx: ctx, opt: opt, w: bufio.NewWriterSize(w, 256<<10), links: map[[2]uint64]string{}, buf: make([]byte, 256<<10)}
+	return (&packer{ctx: ctx, opt: opt, w: bufio.NewWriterSize(w, 256<<10), links: map[[2]uint64]string{}, buf: make([]byte, 256<<10)}).run(root)
+}
+
+// run packs the tree at root, up to the archive's end.
+func (p *packer) run(root *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
 		return fmt.Errorf("read %s: %w", root.Name(), err)
@@ -60,26 +63,43 @@ const tarBlock = 512
 type packer struct {
 	ctx   context.Context
 	opt   PackOptions
-	w     *bufio.Writer
+	w     sink
 	links map[[2]uint64]string // the first name of each file that has several
 	buf   []byte
+
+	tar  *tarStream // what w is, where others are told of the entries, too; overlayfs' own attributes are then taken from the tree
+	left int        // what was found that a layer does not carry
+}
+
+// sink takes the tar.
+type sink interface {
+	io.Writer
+	io.StringWriter
+	Flush() error
 }
 
 func (p *packer) dir(d *os.File, at string, st *unix.Stat_t) error {
 	if err := p.ctx.Err(); err != nil {
 		return err
 	}
-	xattrs, err := readXattrs(d, at)
+	xattrs, err := readXattrs(d, at, func(name string) error {
+		return p.overlays(name, func() error { return unix.Fremovexattr(int(d.Fd()), name) })
+	})
 	if err != nil {
 		return err
 	}
 	if err := p.header(at, TypeDir, st, 0, "", xattrs); err != nil {
 		return err
 	}
+	kind := byte(TypeDir)
 	if p.opt.Marks && isOpaque(d) {
+		kind = TypeOpaque
 		if err := p.mark(path.Join(at, whOpaque)); err != nil {
 			return err
 		}
+	}
+	if err := p.tell(at, kind, st, "", xattrs); err != nil {
+		return err
 	}
 	names, err := d.Readdirnames(-1)
 	if err != nil {
@@ -114,10 +134,10 @@ func (p *packer) entry(d *os.File, name, at string) error {
 		defer sub.Close()
 		return p.dir(sub, at, &st)
 	}
-	if st.Nlink > 1 && kind != unix.S_IFSOCK {
+	if st.Nlink > 1 && kind != unix.S_IFSOCK && kindOf(&st) != TypeWhiteout { // overlayfs links its whiteouts to each other
 		id := [2]uint64{uint64(st.Dev), st.Ino}
 		if first, ok := p.links[id]; ok {
-			return p.header(at, TypeHardlink, &st, 0, first, nil)
+			return p.entryOf(at, TypeHardlink, &st, first, nil)
 		}
 		p.links[id] = at
 	}
@@ -125,6 +145,7 @@ func (p *packer) entry(d *os.File, name, at string) error {
 	case unix.S_IFREG:
 		return p.file(d, name, at, &st)
 	case unix.S_IFSOCK:
+		p.left++
 		p.opt.Warn(at + ": a socket, which a layer cannot carry, was left out")
 		return nil
 	case unix.S_IFLNK:
@@ -136,7 +157,7 @@ func (p *packer) entry(d *os.File, name, at string) error {
 		return p.special(d, name, at, TypeSymlink, &st, string(target[:n]))
 	case unix.S_IFCHR:
 		if st.Rdev == 0 && p.opt.Marks {
-			return p.mark(path.Join(path.Dir(at), whPrefix+name))
+			return p.whiteout(d, name, at)
 		}
 		if st.Rdev == 0 {
 			return fmt.Errorf("%q: a character device 0/0, which overlayfs takes for a deletion: %w", at, ErrUnsupported)
@@ -168,10 +189,37 @@ func (p *packer) mark(at string) error {
 	return p.header(at, TypeFile, &unix.Stat_t{}, 0, "", nil)
 }
 
+func (p *packer) whiteout(d *os.File, name, at string) error {
+	if p.tar != nil {
+		if err := setTime(int(d.Fd()), name, time.Unix(0, 0)); err != nil { // as all of the store's have it
+			return fmt.Errorf("%q: %w", at, err)
+		}
+	}
+	if err := p.mark(path.Join(path.Dir(at), whPrefix+name)); err != nil {
+		return err
+	}
+	return p.tell(at, TypeWhiteout, &unix.Stat_t{}, "", nil)
+}
+
+// overlays sees to an attribute of overlayfs' own.
+func (p *packer) overlays(name string, remove func() error) error {
+	switch {
+	case p.tar == nil || name == opaqueXattr || name == opaqueUserXattr:
+		return nil
+	case strings.HasPrefix(name, "trusted.overlay.overlay.") || strings.HasPrefix(name, "user.overlay.overlay."):
+		p.left++ // one that was set inside the container, for an overlay there (Documentation/filesystems/overlayfs.rst, "Nesting overlayfs mounts")
+		return nil
+	}
+	if err := remove(); err != nil && err != unix.ENODATA {
+		return fmt.Errorf("remove attribute %s: %w", name, err)
+	}
+	return nil
+}
+
 // isOpaque says whether an open directory hides what is below it.
 func isOpaque(d *os.File) bool {
 	var b [2]byte
-	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+	for _, name := range []string{opaqueXattr, opaqueUserXattr} {
 		if n, err := unix.Fgetxattr(int(d.Fd()), name, b[:]); err == nil && n == 1 && b[0] == 'y' {
 			return true
 		}
@@ -181,11 +229,47 @@ func isOpaque(d *os.File) bool {
 
 // special writes an entry without content.
 func (p *packer) special(d *os.File, name, at string, kind byte, st *unix.Stat_t, link string) error {
-	xattrs, err := readXattrsPath("/proc/self/fd/"+strconv.Itoa(int(d.Fd()))+"/"+name, at)
+	full := "/proc/self/fd/" + strconv.Itoa(int(d.Fd())) + "/" + name
+	xattrs, err := readXattrsPath(full, at, func(name string) error {
+		return p.overlays(name, func() error { return unix.Lremovexattr(full, name) })
+	})
 	if err != nil {
 		return err
 	}
-	return p.header(at, kind, st, 0, link, xattrs)
+	return p.entryOf(at, kind, st, link, xattrs)
+}
+
+// entryOf writes an entry that is no more than its header.
+func (p *packer) entryOf(at string, kind byte, st *unix.Stat_t, link string, xattrs map[string]string) error {
+	if err := p.header(at, kind, st, 0, link, xattrs); err != nil {
+		return err
+	}
+	return p.tell(at, kind, st, link, xattrs)
+}
+
+// tell hands on what was packed, in the index's words.
+func (p *packer) tell(at string, kind byte, st *unix.Stat_t, link string, xattrs map[string]string) error {
+	if p.tar == nil {
+		return nil
+	}
+	e := &Entry{Path: at, Type: kind, Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid, ModTime: time.Unix(st.Mtim.Sec, st.Mtim.Nsec), Link: link, Xattrs: xattrs}
+	switch kind {
+	case TypeFile:
+		e.Size = st.Size
+	case TypeChar, TypeBlock:
+		e.Dev = st.Rdev
+	}
+	for name := range xattrs {
+		if machines(name) {
+			delete(xattrs, name)
+		}
+	}
+	return p.tar.tell(e)
+}
+
+// machines says whether an attribute is what SELinux and its like say of a file: this machine's, and not the layer's.
+func machines(name string) bool {
+	return strings.HasPrefix(name, "security.") && name != "security.capability"
 }
 
 func (p *packer) file(d *os.File, name, at string, st *unix.Stat_t) error {
@@ -201,7 +285,9 @@ func (p *packer) file(d *os.File, name, at string, st *unix.Stat_t) error {
 	if now.Ino != st.Ino || now.Dev != st.Dev || now.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fmt.Errorf("%q changed while it was being read", at)
 	}
-	xattrs, err := readXattrs(f, at)
+	xattrs, err := readXattrs(f, at, func(name string) error {
+		return p.overlays(name, func() error { return unix.Fremovexattr(int(f.Fd()), name) })
+	})
 	if err != nil {
 		return err
 	}
@@ -213,7 +299,13 @@ func (p *packer) file(d *os.File, name, at string, st *unix.Stat_t) error {
 		if err := p.ctx.Err(); err != nil {
 			return err
 		}
-		n, err := unix.Read(int(f.Fd()), p.buf[:min(int64(len(p.buf)), left)])
+		buf := p.buf
+		if p.tar != nil {
+			if buf, err = p.tar.room(); err != nil {
+				return err
+			}
+		}
+		n, err := unix.Read(int(f.Fd()), buf[:min(int64(len(buf)), left)])
 		if err == unix.EINTR {
 			continue
 		}
@@ -223,12 +315,17 @@ func (p *packer) file(d *os.File, name, at string, st *unix.Stat_t) error {
 		if n == 0 {
 			return fmt.Errorf("%q became shorter while it was being read", at)
 		}
-		if _, err := p.w.Write(p.buf[:n]); err != nil {
+		left -= int64(n)
+		if p.tar != nil {
+			p.tar.content(n)
+		} else if _, err := p.w.Write(buf[:n]); err != nil {
 			return err
 		}
-		left -= int64(n)
 	}
-	return p.pad(now.Size)
+	if err := p.pad(now.Size); err != nil {
+		return err
+	}
+	return p.tell(at, TypeFile, &now, "", xattrs)
 }
 
 // pad fills a content up to a whole block.
@@ -271,8 +368,8 @@ func (p *packer) header(at string, kind byte, st *unix.Stat_t, size int64, link 
 		record("mtime", paxTime(mtime))
 	}
 	for key, value := range xattrs {
-		if strings.HasPrefix(key, "security.") && key != "security.capability" {
-			continue // what SELinux and its like say of a file is this machine's
+		if machines(key) {
+			continue
 		}
 		record(paxXattr+key, value)
 	}
@@ -391,53 +488,4 @@ func asciiOnly(s string) string {
 		}
 	}
 	return string(b)
-}
-
-// readXattrs reads an open file's extended attributes, but for overlayfs' own.
-func readXattrs(f *os.File, at string) (map[string]string, error) {
-	fd := int(f.Fd())
-	return collectXattrs(at,
-		func(b []byte) (int, error) { return unix.Flistxattr(fd, b) },
-		func(name string, b []byte) (int, error) { return unix.Fgetxattr(fd, name, b) })
-}
-
-func readXattrsPath(full, at string) (map[string]string, error) {
-	return collectXattrs(at,
-		func(b []byte) (int, error) { return unix.Llistxattr(full, b) },
-		func(name string, b []byte) (int, error) { return unix.Lgetxattr(full, name, b) })
-}
-
-func collectXattrs(at string, list func([]byte) (int, error), get func(string, []byte) (int, error)) (map[string]string, error) {
-	n, err := list(nil)
-	if n == 0 || err == unix.ENOTSUP {
-		return nil, nil
-	}
-	names := make([]byte, n)
-	if err == nil {
-		n, err = list(names)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list attributes of %q: %w", at, err)
-	}
-	xattrs := map[string]string{}
-	for _, name := range strings.Split(strings.TrimRight(string(names[:n]), "\x00"), "\x00") {
-		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
-			continue
-		}
-		size, err := get(name, nil)
-		if err == nil && size > 0 {
-			value := make([]byte, size)
-			size, err = get(name, value)
-			xattrs[name] = string(value[:max(size, 0)])
-		} else if err == nil {
-			xattrs[name] = ""
-		}
-		if errors.Is(err, unix.ENODATA) {
-			continue // taken away meanwhile
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read attribute %s of %q: %w", name, at, err)
-		}
-	}
-	return xattrs, nil
 }

@@ -209,11 +209,14 @@ func kindOf(st *unix.Stat_t) byte {
 	case unix.S_IFIFO:
 		return TypeFifo
 	}
-	return 's'
+	return typeSocket
 }
 
+// typeSocket is none of the index's types.
+const typeSocket = 's'
+
 var kindNames = map[byte]string{TypeFile: "a file", TypeDir: "a directory", TypeSymlink: "a symbolic link", TypeChar: "a character device",
-	TypeBlock: "a block device", TypeFifo: "a fifo", TypeWhiteout: "a whiteout", 's': "a socket"}
+	TypeBlock: "a block device", TypeFifo: "a fifo", TypeWhiteout: "a whiteout", typeSocket: "a socket"}
 
 // compare says whether an entry is of the type that it should be, and reports everything that differs.
 func (v *verifier) compare(d *os.File, name string, e *Entry, st *unix.Stat_t) bool {

@@ -458,7 +458,7 @@ func (w *writer) writeIndex(dir *os.File, also func(e *Entry, invented bool) err
 			if err := also(e, invented); err != nil {
 				return err
 			}
-			w.count(e)
+			w.result.count(e)
 			return x.add(e)
 		}); err != nil {
 			return err
@@ -471,9 +471,9 @@ func (w *writer) writeIndex(dir *os.File, also func(e *Entry, invented bool) err
 	return err
 }
 
-func (w *writer) count(e *Entry) {
+func (r *Result) count(e *Entry) {
 	if e.Type != TypeHardlink {
-		w.result.Inodes++
-		w.result.Size += e.Size
+		r.Inodes++
+		r.Size += e.Size
 	}
 }
