@@ -135,7 +135,10 @@ func (s *Store) importTree(ctx context.Context, l *snapshot.Lease, src ImportSou
 		case serr != nil:
 			err = serr
 		case info.IsDir():
-			res, err = s.importDir(ctx, f, st, opt)
+			// It is copied as the stream of its canonical tar.
+			res, err = unpack(ctx, st, opt, func(w io.Writer) error {
+				return layer.Pack(ctx, f, w, layer.PackOptions{Warn: warn, NotAfter: notAfter})
+			})
 		case info.Mode().IsRegular() || info.Mode()&os.ModeNamedPipe != 0:
 			res, err = s.importTar(ctx, f, st, opt)
 		default:
@@ -146,21 +149,8 @@ func (s *Store) importTree(ctx context.Context, l *snapshot.Lease, src ImportSou
 		return snapshot.Tree{}, 0, err
 	}
 	failpoint.Hit("import/applied")
-	n := &snapshot.NewTree{Staging: st, DiffID: res.DiffID, Usage: snapshot.Usage{Inodes: res.Inodes, Size: res.Size}}
-	trees, err := s.snaps.LookupTrees(ctx, res.DiffID)
-	if err != nil {
-		return snapshot.Tree{}, 0, err
-	}
-	for _, t := range trees {
-		if t.Settling != "" {
-			continue
-		}
-		if err := s.snaps.Hold(l, t); !errors.Is(err, snapshot.ErrNotFound) {
-			return t, res.TarSize, err
-		}
-	}
-	err = s.snaps.PutTrees(ctx, l, []*snapshot.NewTree{n})
-	return n.Tree, res.TarSize, err
+	tree, err := s.keepTree(ctx, l, st, res, "")
+	return tree, res.TarSize, err
 }
 
 // unwrapPath leaves the path out of an error that says it before already.
@@ -175,22 +165,19 @@ func unwrapPath(err error) error {
 	return err
 }
 
-// importDir copies a directory as the stream of its canonical tar, so that the tree and its diff ID are made in one pass.
-func (s *Store) importDir(ctx context.Context, dir *os.File, st *snapshot.Staging, opt layer.Options) (layer.Result, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// unpack fills a staging with the tree of the tar that pack writes, so that the tree and its diff ID are made in one pass.
+func unpack(ctx context.Context, st *snapshot.Staging, opt layer.Options, pack func(io.Writer) error) (layer.Result, error) {
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
-		err := layer.Pack(ctx, dir, w, layer.PackOptions{Warn: opt.Warn, NotAfter: opt.NotAfter})
+		err := pack(w)
 		w.CloseWithError(err)
 		packed <- err
 	}()
 	res, err := layer.Apply(ctx, r, st.Dir, opt)
 	r.CloseWithError(err)
-	cancel()
-	if perr := <-packed; perr != nil && (err == nil || !errors.Is(perr, context.Canceled)) {
-		err = perr // the source's trouble explains the stream's
+	if perr := <-packed; perr != nil {
+		err = perr // its own, which explains the stream's, or that which the stream was closed with
 	}
 	return res, err
 }

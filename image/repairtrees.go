@@ -155,7 +155,7 @@ func (h *healer) fromTree(ctx context.Context, t snapshot.CheckedTree, st *snaps
 	root, err := os.Open(filepath.Join(t.Dir, "fs"))
 	if err == nil {
 		defer root.Close()
-		res, aerr := reapplied(ctx, st, func(w io.Writer) error { return layer.Pack(ctx, root, w, layer.PackOptions{Marks: true}) })
+		res, aerr := unpack(ctx, st, layer.Options{}, func(w io.Writer) error { return layer.Pack(ctx, root, w, layer.PackOptions{Marks: true}) })
 		if aerr == nil && res.DiffID == t.DiffID {
 			return st, nil
 		}
@@ -164,7 +164,7 @@ func (h *healer) fromTree(ctx context.Context, t snapshot.CheckedTree, st *snaps
 			return st, err
 		}
 	}
-	res, err := reapplied(ctx, st, func(w io.Writer) error { return layer.Salvage(ctx, t.Dir, w) })
+	res, err := unpack(ctx, st, layer.Options{}, func(w io.Writer) error { return layer.Salvage(ctx, t.Dir, w) })
 	switch {
 	case ctx.Err() != nil:
 		return st, ctx.Err()
@@ -176,25 +176,6 @@ func (h *healer) fromTree(ctx context.Context, t snapshot.CheckedTree, st *snaps
 		return st, fmt.Errorf("what is left of it is another layer, %s: %w", res.DiffID, errNowhere)
 	}
 	return st, nil
-}
-
-// reapplied unpacks what pack writes.
-func reapplied(ctx context.Context, st *snapshot.Staging, pack func(io.Writer) error) (layer.Result, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	r, w := io.Pipe()
-	packed := make(chan error, 1)
-	go func() {
-		err := pack(w)
-		w.CloseWithError(err)
-		packed <- err
-	}()
-	res, err := layer.Apply(ctx, r, st.Dir, layer.Options{})
-	r.CloseWithError(errors.New("unpacked"))
-	if perr := <-packed; perr != nil {
-		err = perr
-	}
-	return res, err
 }
 
 // chains commits again the snapshots of images that have none.

@@ -67,6 +67,7 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "import", store: "full", args: []string{"import", "tree2", "new"}},
 		{name: "import over", store: "full", args: []string{"import", "tree2", "busybox"}},
 		{name: "config", store: "full", args: []string{"config", "--change", "ENV A=1", reg.addr + "/two", "second:name"}},
+		{name: "squash", store: "full", last: true, args: []string{"squash", "--from", "2", reg.addr + "/two", "second:name"}},
 		{name: "tag", store: "full", args: []string{"tag", reg.addr + "/two", "two:tagged"}},
 		{name: "tag over", store: "full", args: []string{"tag", reg.addr + "/two", "second:name"}},
 		{name: "untag", store: "full", args: []string{"rmi", "second:name"}, again: notFound},

@@ -128,7 +128,7 @@ shows what is inside the layers.`,
 	}
 	root.AddCommand(
 		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.loadCommand(), a.saveCommand(), a.tagCommand(), a.rmiCommand(),
-		a.configCommand(),
+		a.configCommand(), a.squashCommand(),
 		a.inspectCommand(), a.diffCommand(),
 		a.runCommand(), a.psCommand(), a.rmCommand(),
 		a.checkCommand(), a.infoCommand(), a.versionCommand(),
