@@ -17,6 +17,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/image/archive"
 	"github.com/layerctl/layerctl/image/content"
@@ -342,43 +343,21 @@ func (sv *saver) writeTo(ctx context.Context, to SaveTarget) (err error) {
 	if to.Writer != nil {
 		return sv.write(ctx, archive.NewTarWriter(to.Writer))
 	}
-	path, err := filepath.EvalSymlinks(to.Path) // a link stays one
-	if errors.Is(err, fs.ErrNotExist) {
-		path, err = to.Path, nil
-	}
-	if err != nil {
-		return unwrapPath(err)
-	}
-	info, err := os.Stat(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return unwrapPath(err)
-	}
 	if sv.format == OCIDir {
-		return sv.writeDir(ctx, path)
-	}
-	if err == nil && info.IsDir() {
-		return invalid("%s is a directory: a file is wanted, or --format oci-dir", to.Path)
-	}
-	if err == nil && !info.Mode().IsRegular() { // a device or a FIFO is written to, not replaced
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		path, err := filepath.EvalSymlinks(to.Path) // a link stays one
+		if errors.Is(err, fs.ErrNotExist) {
+			path, err = to.Path, nil
+		}
 		if err != nil {
 			return unwrapPath(err)
 		}
-		return errors.Join(sv.write(ctx, archive.NewTarWriter(f)), f.Close())
+		return sv.writeDir(ctx, path)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		return unwrapPath(err)
+	err = archive.WriteFile(to.Path, func(w io.Writer) error { return sv.write(ctx, archive.NewTarWriter(w)) })
+	if errors.Is(err, unix.EISDIR) {
+		return invalid("%s is a directory: a file is wanted, or --format oci-dir", to.Path)
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if err := errors.Join(sv.write(ctx, archive.NewTarWriter(f)), f.Close()); err != nil {
-		return err
-	}
-	return unwrapPath(os.Rename(f.Name(), path))
+	return err
 }
 
 func (sv *saver) writeDir(ctx context.Context, path string) (err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -77,7 +78,7 @@ type AttachOptions struct {
 type Root struct {
 	FD    *os.File
 	Steps []string // what the kernel was asked for, in the words of mount(8)
-	lock  *os.File
+	lock  io.Closer
 }
 
 // Close lets the mount and the lock go.
@@ -121,30 +122,41 @@ func (s *Store) Attach(_ context.Context, key string, o AttachOptions) (_ *Root,
 		}
 	}()
 	m := overlay{lowers: lowers, upper: filepath.Join(dir, "fs"), work: filepath.Join(dir, "work"), volatile: o.Volatile}
-	switch {
-	case len(lowers) == 0:
-		r.FD, err = cloneTree(m.upper)
-		r.Steps = []string{"mount --bind " + quote(m.upper) + " ROOT"}
-	case o.Legacy || !takesLowersSingly():
-		r.FD, err = s.mountLegacy(m)
-		r.Steps = []string{m.explain()}
-	default:
-		r.FD, err = m.mount()
-		if errors.Is(err, errNoLowerAdd) {
-			r.FD, err = s.mountLegacy(m)
-		}
-		r.Steps = []string{m.explain()}
-	}
-	if err != nil {
+	if r.FD, r.Steps, err = s.mountDetached(m, o.Legacy); err != nil {
 		return nil, fmt.Errorf("mount snapshot %s: %w", key, err)
 	}
 	return r, nil
 }
 
+// mountDetached makes the overlay, or the bind mount that stands for one of a single directory, and says what the kernel was asked for.
+func (s *Store) mountDetached(m overlay, legacy bool) (fd *os.File, steps []string, err error) {
+	switch {
+	case len(m.lowers) == 0:
+		fd, err = cloneTree(m.upper)
+		return fd, []string{"mount --bind " + quote(m.upper) + " ROOT"}, err
+	case len(m.lowers) == 1 && m.upper == "": // the kernel stacks two or more
+		if fd, err = cloneTree(m.lowers[0]); err == nil {
+			err = unix.MountSetattr(int(fd.Fd()), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		}
+		if err != nil && fd != nil {
+			fd.Close()
+		}
+		return fd, []string{"mount --bind -o ro " + quote(m.lowers[0]) + " ROOT"}, err
+	case legacy || !takesLowersSingly():
+		fd, err = s.mountLegacy(m)
+	default:
+		fd, err = m.mount()
+		if errors.Is(err, errNoLowerAdd) {
+			fd, err = s.mountLegacy(m)
+		}
+	}
+	return fd, []string{m.explain()}, err
+}
+
 // overlay is one overlay mount to be made.
 type overlay struct {
 	lowers      []string // highest first
-	upper, work string
+	upper, work string   // "" for one that is only read
 	volatile    bool
 }
 
@@ -168,7 +180,11 @@ func (m overlay) explain() string {
 	for i, l := range m.lowers {
 		escaped[i] = escape(l)
 	}
-	b.WriteString(quote("lowerdir=" + strings.Join(escaped, ":") + ",upperdir=" + escape(m.upper) + ",workdir=" + escape(m.work)))
+	dirs := "lowerdir=" + strings.Join(escaped, ":")
+	if m.upper != "" {
+		dirs += ",upperdir=" + escape(m.upper) + ",workdir=" + escape(m.work)
+	}
+	b.WriteString(quote(dirs))
 	b.WriteString(" ROOT")
 	return b.String()
 }
@@ -222,11 +238,13 @@ func (m overlay) mount() (*os.File, error) {
 			return nil, m.failure(fd, "lower "+l, err)
 		}
 	}
-	if err := configPath(fd, "upperdir", m.upper); err != nil {
-		return nil, m.failure(fd, "upper "+m.upper, err)
-	}
-	if err := configPath(fd, "workdir", m.work); err != nil {
-		return nil, m.failure(fd, "work "+m.work, err)
+	if m.upper != "" {
+		if err := configPath(fd, "upperdir", m.upper); err != nil {
+			return nil, m.failure(fd, "upper "+m.upper, err)
+		}
+		if err := configPath(fd, "workdir", m.work); err != nil {
+			return nil, m.failure(fd, "work "+m.work, err)
+		}
 	}
 	for _, kv := range m.options() {
 		if err := unix.FsconfigSetString(fd, kv[0], kv[1]); err != nil {
@@ -295,9 +313,18 @@ func (m overlay) classify(what, log string, err error) error {
 // a mount namespace of a thread of its own, which dies with the thread; what leaves it is a detached clone.
 func (s *Store) mountLegacy(m overlay) (*os.File, error) {
 	prefix := s.path("trees") + "/"
+	short := func(dir string) string {
+		if in, ok := strings.CutPrefix(dir, prefix); ok {
+			return in
+		}
+		if in, ok := strings.CutPrefix(dir, s.root+"/"); ok {
+			return "../" + in
+		}
+		return dir
+	}
 	names := make([]string, len(m.lowers))
 	for i, l := range m.lowers {
-		names[i] = escape(strings.TrimPrefix(l, prefix))
+		names[i] = escape(short(l))
 	}
 	var options strings.Builder
 	for _, kv := range m.options() {
@@ -306,13 +333,15 @@ func (s *Store) mountLegacy(m overlay) (*os.File, error) {
 	if m.volatile {
 		options.WriteString("volatile,")
 	}
-	active := strings.TrimPrefix(filepath.Dir(m.upper), s.root+"/")
-	fmt.Fprintf(&options, "upperdir=../%s/fs,workdir=../%s/work,lowerdir=%s", active, active, strings.Join(names, ":"))
+	if m.upper != "" {
+		fmt.Fprintf(&options, "upperdir=%s,workdir=%s,", escape(short(m.upper)), escape(short(m.work)))
+	}
+	options.WriteString("lowerdir=" + strings.Join(names, ":"))
 	if options.Len() >= os.Getpagesize() {
 		return nil, fmt.Errorf("%d lowers do not fit into mount(2)'s one page of options on this kernel (6.5 has no such limit): %w", len(m.lowers), ErrInvalid)
 	}
 	var f *os.File
-	err := onPrivateThread(func() error {
+	err := OnPrivateThread(func() error {
 		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 			return fmt.Errorf("make a mount namespace: %w", err)
 		}
@@ -335,16 +364,16 @@ func (s *Store) mountLegacy(m overlay) (*os.File, error) {
 	return f, err
 }
 
-// onPrivateThread runs do on a thread that ends after it, with whatever namespace do moved it to. It is never the main thread: that
+// OnPrivateThread runs do on a thread that ends after it, with whatever namespace do moved it to. It is never the main thread: that
 // one does not end before the process, and is what /proc/self shows.
-func onPrivateThread(do func() error) error {
+func OnPrivateThread(do func() error) error {
 	done := make(chan error)
 	go func() {
 		goruntime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
 			// Asked for while this goroutine keeps the main thread, another one must be on another.
 			defer goruntime.UnlockOSThread()
-			done <- onPrivateThread(do)
+			done <- OnPrivateThread(do)
 			return
 		}
 		done <- do() // never unlocked: the thread ends with the goroutine

@@ -3,6 +3,7 @@ package layer
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,16 +26,17 @@ type PackOptions struct {
 	// hidden by it, so such a directory is one like others.
 	Marks    bool
 	NotAfter time.Time // a later modification time is written as this one; zero for none
+
+	Files bool   // a tar of files, not of a layer: every name and device is only what it is
+	Live  bool   // somebody may write to the tree meanwhile: what vanishes is left out, what shrinks is filled up with zeroes, and Warn is told
+	Into  string // where the root lies in the tar, "" for "."
 }
 
 // Pack writes the canonical tar of the tree at root (see the package's text) and never writes to the tree. A name that a layer cannot
-// carry, one that begins with ".wh." or, without Marks, is a 0/0 character device, is ErrUnsupported; a file that changes or vanishes while it is read
-// is an error.
+// carry, one that begins with ".wh." or, without Marks, is a 0/0 character device, is ErrUnsupported but with Files; a file that changes or
+// vanishes while it is read is an error but with Live.
 func Pack(ctx context.Context, root *os.File, w io.Writer, opt PackOptions) error {
-	if opt.Warn == nil {
-		opt.Warn = func(string) {}
-	}
-	return (&packer{ctx: ctx, opt: opt, w: bufio.NewWriterSize(w, 256<<10), links: map[[2]uint64]string{}, buf: make([]byte, 256<<10)}).run(root)
+	return newPacker(ctx, w, opt).run(root)
 }
 
 // run packs the tree at root, up to the archive's end.
@@ -52,6 +54,27 @@ func (p *packer) run(root *os.File) error {
 	if err := p.dir(d, ".", &st); err != nil {
 		return err
 	}
+	return p.end()
+}
+
+// PackName writes the tar of one name in a directory, and of all that is in it where it is a directory itself. It is called opt.Into in
+// the tar.
+func PackName(ctx context.Context, dir *os.File, name string, w io.Writer, opt PackOptions) error {
+	p := newPacker(ctx, w, opt)
+	if err := p.pack(dir, name, "."); err != nil {
+		return err
+	}
+	return p.end()
+}
+
+func newPacker(ctx context.Context, w io.Writer, opt PackOptions) *packer {
+	if opt.Warn == nil {
+		opt.Warn = func(string) {}
+	}
+	return &packer{ctx: ctx, opt: opt, w: bufio.NewWriterSize(w, 256<<10), links: map[[2]uint64]string{}, buf: make([]byte, 256<<10)}
+}
+
+func (p *packer) end() error {
 	if _, err := p.w.Write(make([]byte, 2*tarBlock)); err != nil { // two zero blocks end an archive
 		return err
 	}
@@ -66,6 +89,7 @@ type packer struct {
 	w     sink
 	links map[[2]uint64]string // the first name of each file that has several
 	buf   []byte
+	torn  bool // a header was written, and not all of its content
 
 	tar  *tarStream // what w is, where others are told of the entries, too; overlayfs' own attributes are then taken from the tree
 	left int        // what was found that a layer does not carry
@@ -114,7 +138,25 @@ func (p *packer) dir(d *os.File, at string, st *unix.Stat_t) error {
 	return nil
 }
 
+// entry packs one name of a directory, or with Live passes over what is not there any more.
 func (p *packer) entry(d *os.File, name, at string) error {
+	err := p.pack(d, name, at)
+	if err == nil || !p.opt.Live || p.torn {
+		return err
+	}
+	for _, gone := range []error{unix.ENOENT, unix.ESTALE, unix.ENOTDIR, unix.ELOOP, errExchanged} {
+		if errors.Is(err, gone) {
+			p.opt.Warn(at + ": it vanished while it was being read, and was left out")
+			return nil
+		}
+	}
+	return err
+}
+
+// errExchanged says that another file has the name of the one that was to be read.
+var errExchanged = errors.New("changed while it was being read")
+
+func (p *packer) pack(d *os.File, name, at string) (err error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("read %q: %w", at, err)
@@ -122,7 +164,7 @@ func (p *packer) entry(d *os.File, name, at string) error {
 	if p.opt.Skip != nil && p.opt.Skip(at, &st) {
 		return nil
 	}
-	if strings.HasPrefix(name, whPrefix) {
+	if strings.HasPrefix(name, whPrefix) && !p.opt.Files {
 		return fmt.Errorf("%q: a name beginning with %s means a deletion in a layer: %w", at, whPrefix, ErrUnsupported)
 	}
 	kind := st.Mode & unix.S_IFMT
@@ -140,13 +182,18 @@ func (p *packer) entry(d *os.File, name, at string) error {
 			return p.entryOf(at, TypeHardlink, &st, first, nil)
 		}
 		p.links[id] = at
+		defer func() {
+			if err != nil {
+				delete(p.links, id)
+			}
+		}()
 	}
 	switch kind {
 	case unix.S_IFREG:
 		return p.file(d, name, at, &st)
 	case unix.S_IFSOCK:
 		p.left++
-		p.opt.Warn(at + ": a socket, which a layer cannot carry, was left out")
+		p.opt.Warn(at + ": a socket, which a tar cannot carry, was left out")
 		return nil
 	case unix.S_IFLNK:
 		target := make([]byte, unix.PathMax)
@@ -159,7 +206,7 @@ func (p *packer) entry(d *os.File, name, at string) error {
 		if st.Rdev == 0 && p.opt.Marks {
 			return p.whiteout(d, name, at)
 		}
-		if st.Rdev == 0 {
+		if st.Rdev == 0 && !p.opt.Files {
 			return fmt.Errorf("%q: a character device 0/0, which overlayfs takes for a deletion: %w", at, ErrUnsupported)
 		}
 		return p.special(d, name, at, TypeChar, &st, "")
@@ -283,7 +330,7 @@ func (p *packer) file(d *os.File, name, at string, st *unix.Stat_t) error {
 		return fmt.Errorf("read %q: %w", at, err)
 	}
 	if now.Ino != st.Ino || now.Dev != st.Dev || now.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("%q changed while it was being read", at)
+		return fmt.Errorf("%q %w", at, errExchanged)
 	}
 	xattrs, err := readXattrs(f, at, func(name string) error {
 		return p.overlays(name, func() error { return unix.Fremovexattr(int(f.Fd()), name) })
@@ -294,6 +341,7 @@ func (p *packer) file(d *os.File, name, at string, st *unix.Stat_t) error {
 	if err := p.header(at, TypeFile, &now, now.Size, "", xattrs); err != nil {
 		return err
 	}
+	p.torn = true
 	left := now.Size
 	for left > 0 {
 		if err := p.ctx.Err(); err != nil {
@@ -312,8 +360,12 @@ func (p *packer) file(d *os.File, name, at string, st *unix.Stat_t) error {
 		if err != nil {
 			return fmt.Errorf("read %q: %w", at, err)
 		}
-		if n == 0 {
+		if n == 0 && !p.opt.Live {
 			return fmt.Errorf("%q became shorter while it was being read", at)
+		}
+		if n == 0 {
+			p.opt.Warn(fmt.Sprintf("%s: it became shorter while it was being read; its last %d bytes are zeroes", at, left))
+			return p.zeroes(left, now.Size)
 		}
 		left -= int64(n)
 		if p.tar != nil {
@@ -322,10 +374,24 @@ func (p *packer) file(d *os.File, name, at string, st *unix.Stat_t) error {
 			return err
 		}
 	}
+	p.torn = false
 	if err := p.pad(now.Size); err != nil {
 		return err
 	}
 	return p.tell(at, TypeFile, &now, "", xattrs)
+}
+
+// zeroes writes what is missing of a content that became shorter.
+func (p *packer) zeroes(left, size int64) error {
+	clear(p.buf)
+	for n := int64(0); left > 0; left -= n {
+		n = min(int64(len(p.buf)), left)
+		if _, err := p.w.Write(p.buf[:n]); err != nil {
+			return err
+		}
+	}
+	p.torn = false
+	return p.pad(size)
 }
 
 // pad fills a content up to a whole block.
@@ -337,14 +403,25 @@ func (p *packer) pad(size int64) error {
 	return nil
 }
 
+// name is what a path of the tree is called in the tar.
+func (p *packer) name(at string) string {
+	if p.opt.Into == "" {
+		return at
+	}
+	return path.Join(p.opt.Into, at)
+}
+
 // header writes an entry's header, and before it, where ustar is not enough, one with pax records.
 func (p *packer) header(at string, kind byte, st *unix.Stat_t, size int64, link string, xattrs map[string]string) error {
-	name := at
+	name := p.name(at)
 	switch {
-	case at == ".":
+	case name == ".":
 		name = "./"
 	case kind == TypeDir:
-		name = at + "/"
+		name += "/"
+	}
+	if kind == TypeHardlink {
+		link = p.name(link)
 	}
 	mtime := notAfter(time.Unix(st.Mtim.Sec, st.Mtim.Nsec), p.opt.NotAfter)
 	var records []string
