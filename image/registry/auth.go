@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -91,6 +92,8 @@ func token(s string) string {
 type authorizer struct {
 	source  *source
 	helpers []string // registries.conf's credential-helpers
+	scopes  []string // what a token should be good for besides what the registry asks for
+	mounts  []string // and what would be of use, but may be denied
 
 	mu      sync.Mutex // held while a token is fetched: all requests wait for the same one
 	shown   string     // the value of Authorization
@@ -156,8 +159,8 @@ func (a *authorizer) credential(ctx context.Context) (*credential, error) {
 
 const maxToken = 1 << 20
 
-// fetch gets a token for pulling from the repository: by GET with the password, if there is one, or by POST with an identity token
-// (distribution's docs/spec/auth/token.md and oauth.md).
+// fetch gets a token, for pulling from the repository or for what the registry or the caller says: by GET with the password, if there is
+// one, or by POST with an identity token (distribution's docs/spec/auth/token.md and oauth.md).
 func (a *authorizer) fetch(ctx context.Context) error {
 	cred, err := a.credential(ctx)
 	if err != nil {
@@ -171,11 +174,11 @@ func (a *authorizer) fetch(ctx context.Context) error {
 	if err != nil || realm.Host == "" || realm.Scheme != "https" && realm.Scheme != "http" {
 		return fmt.Errorf("%s: its tokens come from %.200q, which is no URL: %w", a.source.host, a.bearer.params["realm"], ErrCorrupt)
 	}
-	scope := a.bearer.params["scope"]
-	if scope == "" {
-		scope = "repository:" + a.source.repo + ":pull"
+	scopes := mergeScopes(strings.Fields(a.bearer.params["scope"]), a.scopes, a.mounts)
+	if len(scopes) == 0 {
+		scopes = []string{"repository:" + a.source.repo + ":pull"}
 	}
-	form := url.Values{"scope": strings.Fields(scope)}
+	form := url.Values{"scope": scopes}
 	if service := a.bearer.params["service"]; service != "" {
 		form.Set("service", service)
 	}
@@ -183,6 +186,11 @@ func (a *authorizer) fetch(ctx context.Context) error {
 	resp, err := a.ask(ctx, realm, form, cred)
 	if err != nil {
 		return err
+	}
+	if denied := resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden; denied && len(a.mounts) > 0 {
+		resp.Body.Close()
+		a.mounts = nil
+		return a.fetch(ctx)
 	}
 	defer resp.Body.Close()
 	from := realm.Host + ", the token server of " + a.source.host + ","
@@ -214,6 +222,27 @@ func (a *authorizer) fetch(ctx context.Context) error {
 		a.expires = begun.Add(life - min(life/4, 10*time.Second))
 	}
 	return nil
+}
+
+// mergeScopes makes one list of scopes, TYPE:NAME:ACTION[,ACTION…], with each resource once (distribution's docs/spec/auth/scope.md).
+func mergeScopes(lists ...[]string) (all []string) {
+	for _, scope := range slices.Concat(lists...) {
+		colon := strings.LastIndexByte(scope, ':')
+		if colon < 0 {
+			colon = len(scope)
+		}
+		i := slices.IndexFunc(all, func(s string) bool { return strings.HasPrefix(s, scope[:colon]+":") })
+		if i < 0 {
+			all = append(all, scope)
+			continue
+		}
+		for _, action := range strings.Split(strings.TrimPrefix(scope[colon:], ":"), ",") {
+			if have := all[i][colon+1:]; action != "" && !slices.Contains(strings.Split(have, ","), action) {
+				all[i] += "," + action
+			}
+		}
+	}
+	return all
 }
 
 func (a *authorizer) ask(ctx context.Context, realm *url.URL, form url.Values, cred *credential) (*http.Response, error) {

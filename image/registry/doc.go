@@ -1,8 +1,8 @@
 // Package registry is the remote side of images: manifests and blobs of one repository, at its registry and the registry's mirrors.
 //
-// It speaks the pulling half of the distribution specification over net/http, and takes registries as they are: an answer that passes
+// It speaks the distribution specification's pulling and pushing over net/http, and takes registries as they are: an answer that passes
 // (429, 5xx) is waited out, a connection that is cut or stalls is taken up again at its byte, and what comes is held against what was
-// asked for. Credentials are Docker's and Podman's, and are shown to nobody but the registry that they are for.
+// asked for. What is put goes to the registry itself, never to a mirror. Credentials are Docker's and Podman's, and are shown to nobody but the registry that they are for.
 //
 //	registry.go     Repository: Head, Manifest, Blob; sources in their order
 //	source.go       one place: requests, redirects, TLS or not, what may be sent where
@@ -11,6 +11,7 @@
 //	certs.go        certs.d: authorities and certificates of ours
 //	mirrors.go      registries.conf: which places a name leads to
 //	blob.go         a blob over several connections
+//	push.go         a blob into a repository, in parts; manifests
 //	retry.go        what passes, how long it is waited for, stalls
 //	errors.go       answers and network errors in one line that says which host did what
 //

@@ -19,6 +19,7 @@ var (
 	ErrUnauthorized = errors.New("the registry refused access")
 	ErrUnavailable  = errors.New("registry unavailable")
 	ErrCorrupt      = errors.New("the registry sent something else than was asked for")
+	ErrRefused      = errors.New("the registry refused it")
 	ErrBlocked      = errors.New("blocked")
 	ErrConfig       = errors.New("the configuration is wrong")
 )
@@ -29,6 +30,7 @@ type answer struct {
 	code  int
 	what  string        // in the words of the server, where it has some
 	after time.Duration // how long it wants to be left alone; negative if it does not say
+	sent  bool          // it was to take something
 }
 
 func (a *answer) Error() string {
@@ -46,6 +48,11 @@ func (a *answer) Unwrap() error {
 		return ErrUnauthorized
 	case http.StatusNotFound:
 		return ErrNotFound
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return ErrUnavailable
+	}
+	if a.sent && a.code < 500 {
+		return ErrRefused
 	}
 	return ErrUnavailable
 }
@@ -56,6 +63,7 @@ const maxErrorBody = 64 << 10
 func answerOf(host string, resp *http.Response) *answer {
 	defer resp.Body.Close()
 	a := &answer{host: host, code: resp.StatusCode, what: http.StatusText(resp.StatusCode), after: retryAfter(resp.Header, time.Now())}
+	a.sent = resp.Request != nil && resp.Request.Method != http.MethodGet && resp.Request.Method != http.MethodHead
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	if err != nil {
 		return a
@@ -94,6 +102,10 @@ func (h hinted) Unwrap() error { return h.error }
 // explain turns what the network says, which may be many lines, into one line and a kind. What has its kind already stays as it is.
 // host is who was asked, where err does not say that it was somebody else.
 func explain(host string, err error) error {
+	var own *ownError
+	if errors.As(err, &own) {
+		return own.error
+	}
 	var ue *url.Error
 	if errors.As(err, &ue) {
 		if u, bad := url.Parse(ue.URL); bad == nil && u.Host != "" && u.Host != dockerHubAPI {
@@ -104,7 +116,7 @@ func explain(host string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || err == context.DeadlineExceeded { // which net/http's own timeouts claim to be
 		return err
 	}
-	for _, kind := range []error{ErrNotFound, ErrUnauthorized, ErrUnavailable, ErrCorrupt, ErrBlocked, ErrConfig} {
+	for _, kind := range []error{ErrNotFound, ErrUnauthorized, ErrUnavailable, ErrRefused, ErrCorrupt, ErrBlocked, ErrConfig} {
 		if errors.Is(err, kind) {
 			return err
 		}

@@ -23,6 +23,8 @@ import (
 // Options say how a registry is spoken to.
 type Options struct {
 	PlainHTTP bool              // speak HTTP without TLS, also with a host that is not on loopback
+	Push      bool              // something will be put there: only the registry itself is spoken to, and not its mirrors
+	Mounts    []string          // other repositories of the registry, from which blobs will be mounted; for the tokens' sake
 	Notice    func(line string) // is told what is waited for and what is tried instead, from several goroutines; may be nil
 }
 
@@ -32,6 +34,8 @@ type Repository struct {
 	sources []*source // in the order in which they are asked; the last is the registry itself
 	current atomic.Int32
 	notice  func(string)
+	mounts  []string // repositories that a blob may be mounted from
+	part    int64    // how much of an upload is sent at once
 
 	mu     sync.Mutex
 	served map[string]*source // who sent the first byte of a manifest or blob, by the name that it was asked for with
@@ -57,13 +61,25 @@ func Open(ref reference.Ref, o Options) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{notice: o.Notice, served: map[string]*source{}}
+	if o.Push {
+		places = places[len(places)-1:]
+	}
+	r := &Repository{notice: o.Notice, part: partSize, served: map[string]*source{}}
 	for _, p := range places {
 		s, err := newSource(p, o, set)
 		if err != nil {
 			return nil, err
 		}
 		r.sources = append(r.sources, s)
+	}
+	if s := r.sources[0]; o.Push {
+		s.auth.scopes = []string{"repository:" + s.repo + ":pull,push"}
+		if places[0].location == ref.Name() { // else the others may be elsewhere, too
+			for _, repo := range o.Mounts {
+				s.auth.mounts = append(s.auth.mounts, "repository:"+repo+":pull")
+			}
+			r.mounts = o.Mounts
+		}
 	}
 	return r, nil
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -46,7 +47,7 @@ func passing(err error, answered bool) bool {
 		}
 		return false
 	}
-	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, errStalled} {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, errStalled, errStuck} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -112,6 +113,75 @@ func stallTimeout() (time.Duration, error) {
 	}
 	return d, nil
 }
+
+// errStuck is a request of which nothing was taken for too long.
+var errStuck = errors.New("nothing was taken for too long")
+
+// watched ends a request whose bytes are not taken, or that is not answered when they were.
+type watched struct {
+	body          io.ReadCloser
+	cancel        context.CancelFunc
+	stall, answer time.Duration // how long a byte may take, and the answer
+	mu            sync.Mutex
+	timer         *time.Timer
+	whole         bool // all bytes were taken
+	over          bool // nobody waits any more
+	late          error
+}
+
+// watch looks after a request until stop.
+func (t *transport) watch(r *http.Request, cancel context.CancelFunc) *watched {
+	w := &watched{cancel: cancel, stall: t.stall, answer: 2 * t.stall} // a cache may have to fetch first
+	if r.Method == http.MethodPut {
+		w.answer = 10 * t.stall // a registry may have to put a large blob together
+	}
+	w.timer = time.AfterFunc(w.answer, w.fire)
+	if w.body = r.Body; w.body == nil || w.body == http.NoBody {
+		w.whole = true
+	} else {
+		r.Body = w
+	}
+	return w
+}
+
+func (w *watched) fire() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	if w.late = fmt.Errorf("%w (%s)", errStuck, w.stall); w.whole {
+		w.late = fmt.Errorf("%w (%s)", errStalled, w.answer)
+	}
+	w.cancel()
+}
+
+func (w *watched) stop() error {
+	w.timer.Stop()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	return w.late
+}
+
+// Read gives the connection the next bytes. The clock stands while we have none.
+func (w *watched) Read(p []byte) (int, error) {
+	w.timer.Stop()
+	n, err := w.body.Read(p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	wait := w.stall
+	if err != nil {
+		w.whole, wait = true, w.answer
+	}
+	if !w.over {
+		w.timer.Reset(wait)
+	}
+	return n, err
+}
+
+// Close is for the connection to say that it needs no more.
+func (w *watched) Close() error { return w.body.Close() }
 
 // guarded cuts a body off that stalls. The clock runs only while somebody waits for a byte.
 type guarded struct {

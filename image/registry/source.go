@@ -88,38 +88,63 @@ func (s *source) apiHost() string {
 	return s.host
 }
 
+// request is something that is asked of a registry.
+type request struct {
+	method string
+	path   string   // below the repository
+	query  string   // encoded
+	at     *url.URL // instead of path: where the registry wants an upload to go on
+	header http.Header
+	size   int64                         // of the body
+	body   func() (io.ReadCloser, error) // opens it, whenever it is sent; nil for none
+}
+
 // get asks for something below the repository, as often as patience allows. use is given each answer that is as it should be, and
 // closes its body; an error of its own is judged like one of the network.
 func (s *source) get(ctx context.Context, method, path string, header http.Header, use func(*http.Response) error) error {
+	return s.do(ctx, &request{method: method, path: path, header: header}, use)
+}
+
+// do is get for any request.
+func (s *source) do(ctx context.Context, r *request, use func(*http.Response) error) error {
 	p := s.patience
 	for n := 1; ; n++ {
-		resp, err := s.send(ctx, method, path, header)
-		if err == nil {
-			s.mu.Lock()
-			s.answered = true
-			s.mu.Unlock()
-			err = use(resp)
-		}
+		err := s.once(ctx, r, use)
 		if err == nil {
 			return nil
 		}
-		s.mu.Lock()
-		answered := s.answered
-		s.mu.Unlock()
-		if !p.again(ctx, n, err, answered) {
+		if !p.again(ctx, n, err, s.hasAnswered()) {
 			return explain(s.host, err)
 		}
 	}
 }
 
+// once asks once.
+func (s *source) once(ctx context.Context, r *request, use func(*http.Response) error) error {
+	resp, err := s.send(ctx, r)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.answered = true
+	s.mu.Unlock()
+	return use(resp)
+}
+
+func (s *source) hasAnswered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.answered
+}
+
 // send asks once, with what the registry wants to see of us.
-func (s *source) send(ctx context.Context, method, path string, header http.Header) (*http.Response, error) {
+func (s *source) send(ctx context.Context, r *request) (*http.Response, error) {
 	shown, err := s.auth.header(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for first := true; ; first = false {
-		resp, err := s.sendPlainToo(ctx, method, path, header, shown)
+		resp, err := s.sendPlainToo(ctx, r, shown)
 		if err != nil {
 			return nil, err
 		}
@@ -143,23 +168,35 @@ func (s *source) send(ctx context.Context, method, path string, header http.Head
 }
 
 // sendPlainToo sends over TLS, or in the clear where the other side does not speak it and that is allowed.
-func (s *source) sendPlainToo(ctx context.Context, method, path string, header http.Header, shown string) (*http.Response, error) {
+func (s *source) sendPlainToo(ctx context.Context, r *request, shown string) (*http.Response, error) {
 	for {
 		s.mu.Lock()
 		scheme := s.scheme
 		s.mu.Unlock()
-		u := url.URL{Scheme: scheme, Host: s.apiHost(), Path: "/v2/" + s.repo + "/" + path}
-		r, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+		u := url.URL{Scheme: scheme, Host: s.apiHost(), Path: "/v2/" + s.repo + "/" + r.path, RawQuery: r.query}
+		if r.at != nil {
+			u = *r.at
+			if u.Host == s.apiHost() {
+				u.Scheme = scheme // behind a proxy that speaks TLS for it, a registry may not know that it is spoken to so
+			}
+		}
+		req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
 		if err != nil {
 			return nil, err
 		}
-		for k, v := range header {
-			r.Header[k] = v
+		for k, v := range r.header {
+			req.Header[k] = v
 		}
-		if shown != "" {
-			r.Header.Set("Authorization", shown)
+		if shown != "" && u.Host == s.apiHost() {
+			req.Header.Set("Authorization", shown)
 		}
-		resp, err := s.http.Do(r)
+		if r.body != nil && r.size > 0 {
+			if req.Body, err = r.body(); err != nil {
+				return nil, err
+			}
+			req.ContentLength, req.GetBody = r.size, r.body
+		}
+		resp, err := s.http.Do(req)
 		if err == nil || scheme == "http" || !s.plain || !noTLS(err) {
 			return resp, err
 		}
@@ -221,15 +258,14 @@ func (t *transport) to(host string) (*http.Transport, error) {
 		return nil, err
 	}
 	h := &http.Transport{
-		TLSClientConfig:       conf,
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   16,
-		IdleConnTimeout:       90 * time.Second,
-		TLSHandshakeTimeout:   15 * time.Second,
-		ResponseHeaderTimeout: 2 * t.stall, // a cache may have to fetch first
-		DisableCompression:    true,        // the bytes as they are: a digest is of them
+		TLSClientConfig:     conf,
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: 16,
+		IdleConnTimeout:     90 * time.Second,
+		TLSHandshakeTimeout: 15 * time.Second,
+		DisableCompression:  true, // the bytes as they are: a digest is of them
 		// A connection that is dead under HTTP/2 would be used for the next request, too.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 	}
@@ -254,7 +290,14 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.WithContext(ctx)
 	r.Header.Set("User-Agent", "layerctl")
 	begun := time.Now()
+	w := t.watch(r, cancel)
 	resp, err := next.RoundTrip(r)
+	if late := w.stop(); late != nil {
+		if err == nil {
+			resp.Body.Close()
+		}
+		err = late
+	}
 	if err != nil {
 		cancel()
 		if r.URL.Scheme == "https" && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
