@@ -77,10 +77,10 @@ func (s *Store) check(ctx context.Context) *CheckReport {
 		if err := readJSON(s.path(id, "exit.json"), &e); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			find(c.Name, id+"/exit.json", "is damaged")
 		}
-		if info, err := s.snaps.Stat(ctx, snapshotKey(id)); errors.Is(err, snapshot.ErrNotFound) {
+		if stands, err := s.snaps.StandsOn(ctx, snapshotKey(id), c.Image.Chain); errors.Is(err, snapshot.ErrNotFound) {
 			missing(&c, id, "its snapshot is not there")
-		} else if err == nil && info.Parent != c.Image.Chain {
-			find(c.Name, id, "its snapshot stands on "+info.Parent+", not on its image's "+c.Image.Chain)
+		} else if err == nil && !stands {
+			find(c.Name, id, "its snapshot does not stand on its image's "+c.Image.Chain)
 		}
 	}
 	names, err := os.ReadDir(filepath.Join(s.dir, "names"))

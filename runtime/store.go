@@ -478,3 +478,13 @@ func (s *Store) Changes(ctx context.Context, c *Container) (upper string, lowers
 	}
 	return upper, lowers, nil
 }
+
+// Written returns what diff needs to tell what the container changed in its image: its upper and the layers that commits have made of
+// earlier ones, and the layers of the image, highest first.
+func (s *Store) Written(ctx context.Context, c *Container) (uppers, lowers []string, err error) {
+	uppers, lowers, err = s.snaps.Changes(ctx, snapshotKey(c.ID), c.Image.Chain)
+	if err != nil {
+		return nil, nil, fmt.Errorf("container %s: %w", c.Name, err)
+	}
+	return uppers, lowers, nil
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -30,6 +31,7 @@ type record struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 	Created time.Time         `json:"created"`
 	Updated time.Time         `json:"updated"`
+	Moved   *moved            `json:"moved,omitempty"` // the highest tree was this snapshot's upper
 }
 
 // Opt changes how a snapshot is made.
@@ -99,7 +101,7 @@ func (s *Store) create(ctx context.Context, key, parent string, kind Kind, opts 
 	defer func() {
 		held.Close()
 		if err != nil {
-			s.dropActive(dir, parent)
+			s.dropActive(dir, rec)
 		}
 	}()
 	if parent != "" {
@@ -219,6 +221,20 @@ func (s *Store) makeUpper(dir string, rec record) error {
 	return copyAttributes(lowers[0], upper)
 }
 
+// sameAttributes says whether two directories have the same owner, mode and extended attributes.
+func sameAttributes(a, b string) (bool, error) {
+	var sa, sb unix.Stat_t
+	if err := errors.Join(unix.Stat(a, &sa), unix.Stat(b, &sb)); err != nil {
+		return false, err
+	}
+	xa, err := ReadXattrs(a)
+	if err != nil {
+		return false, err
+	}
+	xb, err := ReadXattrs(b)
+	return sa.Mode == sb.Mode && sa.Uid == sb.Uid && sa.Gid == sb.Gid && maps.Equal(xa, xb), err
+}
+
 // copyAttributes gives dir the owner, mode, extended attributes and times of from.
 func copyAttributes(from, dir string) error {
 	var st unix.Stat_t
@@ -297,69 +313,6 @@ func (s *Store) Lowers(_ context.Context, key string) (lowers []string, upper st
 	return s.lowerDirs(rec), filepath.Join(dir, "fs"), nil
 }
 
-// Commit freezes the active snapshot key under name, with its upper as the new tree. The key is gone afterwards. It returns ErrInUse
-// while the snapshot is mounted by Attach, ErrExists where the name is taken and ErrInvalid for a view.
-func (s *Store) Commit(ctx context.Context, name, key string, opts ...Opt) error {
-	if err := s.commit(ctx, name, key, opts); err != nil {
-		return fmt.Errorf("commit snapshot %s as %s: %w", key, name, err)
-	}
-	return nil
-}
-
-func (s *Store) commit(ctx context.Context, name, key string, opts []Opt) error {
-	dir, rec, err := s.readRecord(key)
-	if err != nil {
-		return err
-	}
-	if rec.Kind != KindActive || name == "" || rec.Dirs != nil {
-		return fmt.Errorf("snapshot %s, a %s: %w", key, rec.Kind, ErrInvalid)
-	}
-	var o options
-	for _, opt := range opts {
-		opt(&o)
-	}
-	lock, err := lockActive(dir)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	usage, err := usageOf(filepath.Join(dir, "fs"))
-	if err != nil {
-		return err
-	}
-	st, err := s.NewStaging()
-	if err != nil {
-		return err
-	}
-	defer st.Discard()
-	if err := os.Rename(filepath.Join(dir, "fs"), filepath.Join(st.path, "fs")); err != nil {
-		return err
-	}
-	failpoint.Hit("commit/moved")
-	tree, err := s.adoptStaging(st, "", "", usage)
-	if err == nil {
-		var lease Lease
-		defer lease.Close()
-		err = s.AdoptChain(ctx, &lease, []ChainLayer{{Name: name, Parent: rec.Parent, Tree: tree, Labels: o.labels, new: true}})
-	}
-	if err != nil {
-		// What was written is the user's: it goes back to where it was.
-		from := tree.Dir
-		if st.path != "" {
-			from = st.path
-		}
-		if back := os.Rename(filepath.Join(from, "fs"), filepath.Join(dir, "fs")); back != nil {
-			return fmt.Errorf("%w (and the snapshot's files are left in %s: %v)", err, from, back)
-		}
-		if tree.Dir != "" {
-			err = errors.Join(err, s.Discard(tree.Dir))
-		}
-		return err
-	}
-	failpoint.Hit("commit/adopted")
-	return s.dropActive(dir, rec.Parent)
-}
-
 // Remove removes an active snapshot or view and what was written in it, or a committed snapshot on which nothing stands. It returns
 // ErrInUse for one that is mounted or has children, ErrNotFound for an unknown key.
 func (s *Store) Remove(ctx context.Context, key string) error {
@@ -370,7 +323,7 @@ func (s *Store) Remove(ctx context.Context, key string) error {
 			return fmt.Errorf("remove snapshot %s: %w", key, err)
 		}
 		defer lock.Close()
-		return s.dropActive(dir, rec.Parent)
+		return s.dropActive(dir, rec)
 	}
 	if !errors.Is(err, ErrNotFound) {
 		return err
@@ -385,14 +338,15 @@ func (s *Store) Remove(ctx context.Context, key string) error {
 }
 
 // dropActive takes an active snapshot away: by rename, so that no half-deleted one can be found under its key.
-func (s *Store) dropActive(dir, parent string) error {
+func (s *Store) dropActive(dir string, rec record) error {
 	trash, err := s.moveToTrash(dir)
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", dir, err)
 	}
 	failpoint.Hit("active/trashed")
-	if parent != "" {
-		unix.Unlink(s.path("children", hashName(parent), filepath.Base(dir)))
+	s.unlink(rec.Parent, filepath.Base(dir))
+	if rec.Moved != nil {
+		s.unlink(rec.Moved.Parent, filepath.Base(dir)) // of a commit that was killed
 	}
 	failpoint.Hit("active/unlinked")
 	return s.empty(trash)

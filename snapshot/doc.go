@@ -15,7 +15,7 @@
 //	                            row, so that Repair can make a lost database again
 //	children/H/A                an active snapshot A stands on the committed snapshot H
 //	active/A/record.json        an active snapshot or view; lock: held as long as a mount of it lives
-//	active/A/fs, work           its upper and overlayfs' own directory
+//	active/A/fs, work           its upper and overlayfs' own directory; index, needs: for a moment, while it is committed
 //	staging/ID/                 a tree being filled, held by flock on the directory
 //	trash/ID                    removed, by rename; deleted at once, by the reaper, or by whoever empties it
 //
@@ -24,6 +24,10 @@
 // needs that makes it; where the directory is, H is committed or a crash was: removing the directory is how Remove finds out that nobody
 // stands on H, making a file in it is how Prepare finds out that H is there, and the kernel decides which came first. A crash leaves
 // files that no row reaches, never a row without its files; Sweep deletes them.
+//
+// An upper that is committed becomes a tree by one exchange of its directory with the one that the snapshot is going to have (see Move).
+// So a tree can be an active snapshot's lower before its row is written; its directory then holds the snapshot's old record, and nobody
+// sweeps it.
 //
 // What an operation relies on or has made, and nothing names yet, it holds by a Lease; nobody deletes what is held.
 //

@@ -125,6 +125,9 @@ func (r *removal) takeTree(tx *bbolt.Tx, id string, key []byte) error {
 	if d == nil && !gone(dir) {
 		return nil
 	}
+	if d != nil && r.s.ownsTree(id) {
+		return d.Close()
+	}
 	if d != nil {
 		r.trees = append(r.trees, d)
 	}

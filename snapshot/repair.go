@@ -30,7 +30,7 @@ type Claim struct {
 // trees of layers. It returns a line for each thing that it made right. What was done stays done when it returns an error.
 func (s *Store) Repair(_ context.Context, actives map[string]Claim) (done []string, err error) {
 	r := &repairer{Store: s}
-	for _, step := range []func() error{r.rows, r.republish, func() error { return r.records(actives) }, r.links} {
+	for _, step := range []func() error{r.rows, r.republish, func() error { return r.records(actives) }, r.links, r.finishMoves} {
 		if err == nil {
 			err = step()
 		}
@@ -236,14 +236,15 @@ func (r *repairer) records(actives map[string]Claim) error {
 			made := info.ModTime().UTC()
 			rec = record{Key: key, Parent: a.Parent, Dirs: a.Dirs, Kind: KindActive, Created: made, Updated: made}
 			if a.Parent != "" {
-				c, err := r.readChain(a.Parent)
+				rec.Parent = r.standsOn(filepath.Base(dir), a.Parent)
+				c, err := r.readChain(rec.Parent)
 				if errors.Is(err, ErrNotFound) {
 					continue // told by check, as long as it is so
 				}
 				if err != nil {
 					return err
 				}
-				rec.Trees = c.Trees
+				rec.Trees = r.uncovered(c.Trees)
 			}
 		}
 		sealed, err := rowdb.Seal(recordWhere(dir), rec)
@@ -256,6 +257,24 @@ func (r *repairer) records(actives map[string]Claim) error {
 		r.made("active/" + filepath.Base(dir) + "/record.json")
 	}
 	return nil
+}
+
+// standsOn finds what an active snapshot that was made on a committed one stands on now: the highest above it that has a link from it.
+func (r *repairer) standsOn(active, base string) string {
+	best, height := base, 0
+	for name := range r.st.rows {
+		if gone(r.path("children", hashName(name), active)) {
+			continue
+		}
+		depth := 0
+		for at := name; at != "" && depth <= len(r.st.rows); at = r.st.rows[at].Parent {
+			if at == base && depth > height {
+				best, height = name, depth
+			}
+			depth++
+		}
+	}
+	return best
 }
 
 // links says again in children/ what active snapshots stand on.

@@ -179,12 +179,16 @@ func TestLifeOfASnapshot(t *testing.T) {
 	if _, err := s.Prepare(ctx, "two", "A"); err != nil {
 		t.Fatal(err)
 	}
+	if _, upper, err = s.Lowers(ctx, "two"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(upper, "g"), []byte("second"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Commit(ctx, "A", "two"); !errors.Is(err, ErrExists) {
 		t.Errorf("a name twice: %v", err)
 	}
-	if _, upper, err = s.Lowers(ctx, "two"); err != nil {
-		t.Fatal(err)
-	} else if _, err := os.Stat(upper); err != nil {
+	if _, err := os.Stat(filepath.Join(upper, "g")); err != nil {
 		t.Errorf("the refused commit took the upper: %v", err)
 	}
 	if err := s.Remove(ctx, "A"); !errors.Is(err, ErrInUse) {

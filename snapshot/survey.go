@@ -127,7 +127,7 @@ func (s *Store) surveyTrees(ctx context.Context, v *Survey, known map[string]dis
 		if !isNumber(name) {
 			continue
 		}
-		item := Item{Name: name, Path: s.path("trees", name), Held: Held(s.path("trees", name))}
+		item := Item{Name: name, Path: s.path("trees", name), Held: Held(s.path("trees", name)) || s.ownsTree(name)}
 		var st unix.Stat_t
 		if unix.Lstat(item.Path, &st) != nil {
 			continue // gone meanwhile

@@ -12,10 +12,13 @@ import (
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
-// Sweep deletes what nothing names: trees that no committed snapshot uses and no lease holds, stagings and half-made snapshots whose
-// makers are gone, files that no row bears out, and what is in the trash.
+// Sweep finishes the commits that were killed, and deletes what nothing names: trees that no snapshot uses and no lease holds, stagings
+// and half-made snapshots whose makers are gone, files that no row bears out, and what is in the trash.
 func (s *Store) Sweep(ctx context.Context) error {
 	if err := s.SweepFiles(ctx); err != nil {
+		return err
+	}
+	if err := s.finishMoves(); err != nil {
 		return err
 	}
 	if err := s.sweepTrees(); err != nil {

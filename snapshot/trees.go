@@ -192,32 +192,14 @@ func (s *Store) PutTrees(_ context.Context, l *Lease, trees []*NewTree) (err err
 	failpoint.Hit("trees/synced")
 	var lost []string
 	err = s.update(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(bucketTrees)
 		for _, t := range trees {
-			key := treeKey(t.DiffID, t.Settling)
-			if v := b.Get(key); v != nil {
-				first, err := s.treeOf(string(key), v)
-				if err != nil {
-					return err
-				}
-				if first.ID == t.Tree.ID {
-					continue
-				}
-				// Whoever deletes a tree locks it in a transaction that takes its row, so this does not wait.
-				if err := l.Hold(first.Dir); err == nil {
-					lost = append(lost, t.Tree.Dir)
-					t.Tree = first
-					continue
-				} else if !errors.Is(err, ErrNotFound) {
-					return err
-				}
-			}
-			v, err := rowdb.Seal(rowWhere(bucketTrees, string(key)), treeRow{ID: t.Tree.ID, Usage: t.Usage, Sums: t.sums})
+			first, err := s.putTreeRow(tx, l, t.Tree, t.sums)
 			if err != nil {
 				return err
 			}
-			if err := b.Put(key, v); err != nil {
-				return err
+			if first.ID != t.Tree.ID {
+				lost = append(lost, t.Tree.Dir)
+				t.Tree = first
 			}
 		}
 		return nil
@@ -231,6 +213,26 @@ func (s *Store) PutTrees(_ context.Context, l *Lease, trees []*NewTree) (err err
 	}
 	placed = nil
 	return err
+}
+
+// putTreeRow writes the row of a tree, unless an equal one came first, which it holds and returns.
+func (s *Store) putTreeRow(tx *bbolt.Tx, l *Lease, t Tree, sums map[string]uint32) (Tree, error) {
+	b, key := tx.Bucket(bucketTrees), treeKey(t.DiffID, t.Settling)
+	if v := b.Get(key); v != nil {
+		first, err := s.treeOf(string(key), v)
+		if err != nil || first.ID == t.ID {
+			return first, err
+		}
+		// Whoever deletes a tree locks it in a transaction that takes its row, so this does not wait.
+		if err := l.Hold(first.Dir); !errors.Is(err, ErrNotFound) {
+			return first, err
+		}
+	}
+	v, err := rowdb.Seal(rowWhere(bucketTrees, string(key)), treeRow{ID: t.ID, Usage: t.Usage, Sums: sums})
+	if err != nil {
+		return t, err
+	}
+	return t, b.Put(key, v)
 }
 
 // sumFiles sums what lies beside fs in a tree's directory: the layer's index and its needs, whatever they are to others.
@@ -292,19 +294,6 @@ func dirNames(dir string) ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-// adoptStaging is PutTrees for one tree that no diff ID names.
-func (s *Store) adoptStaging(st *Staging, diffID, settling string, usage Usage) (Tree, error) {
-	number, err := s.nextTree()
-	if err != nil {
-		return Tree{}, err
-	}
-	t, err := s.placeStaging(st, &number, diffID, settling, usage)
-	if err != nil {
-		return Tree{}, err
-	}
-	return t, s.Sync()
-}
-
 // Sync writes the store's filesystem to disk.
 func (s *Store) Sync() error {
 	d, err := os.Open(s.root)
@@ -330,48 +319,51 @@ type ChainLayer struct {
 // as they are. The lease holds the highest, and so all of them, until something names it.
 func (s *Store) AdoptChain(_ context.Context, l *Lease, layers []ChainLayer) error {
 	var published error
-	err := s.update(func(tx *bbolt.Tx) error {
-		var chains []chain
-		var below chain // that of the layer before
-		for _, l := range layers {
-			var err error
-			if _, err = getRow(tx, l.Name); err == nil {
-				if l.new {
-					return fmt.Errorf("snapshot %s: %w", l.Name, ErrExists)
-				}
-				continue
-			}
-			if l.Parent != "" {
-				if _, err := getRow(tx, l.Parent); err != nil {
-					return fmt.Errorf("parent of %s: %w", l.Name, err)
-				}
-			}
-			if _, err := os.Lstat(filepath.Join(l.Tree.Dir, "fs")); err != nil {
-				return fmt.Errorf("tree of snapshot %s: %w", l.Name, err)
-			}
-			r := row{Parent: l.Parent, Tree: l.Tree.ID, DiffID: l.Tree.DiffID, Settling: l.Tree.Settling, Usage: l.Tree.Usage,
-				Labels: l.Labels, Created: time.Now().UTC()}
-			if err := addRow(tx, l.Name, r); err != nil {
-				return err
-			}
-			c := chain{Name: l.Name, Row: r}
-			if l.Parent != "" {
-				if below.Name != l.Parent {
-					if below, err = chainOf(tx, l.Parent); err != nil {
-						return err
-					}
-				}
-				c.Trees = slices.Clone(below.Trees)
-			}
-			c.Trees = append(c.Trees, r.Tree)
-			below = c
-			chains = append(chains, c)
-		}
-		// Files that say what the rows say come after them, or a crash would leave what no row bears out.
-		tx.OnCommit(func() { published = s.publishAll(chains, layers[len(layers)-1].Name, l) })
-		return nil
-	})
+	err := s.update(func(tx *bbolt.Tx) error { return s.adopt(tx, l, layers, &published) })
 	return errors.Join(err, published)
+}
+
+// adopt writes the rows of AdoptChain, and when they are committed the files; what goes wrong with those is put into published.
+func (s *Store) adopt(tx *bbolt.Tx, lease *Lease, layers []ChainLayer, published *error) error {
+	var chains []chain
+	var below chain // that of the layer before
+	for _, l := range layers {
+		var err error
+		if _, err = getRow(tx, l.Name); err == nil {
+			if l.new {
+				return fmt.Errorf("snapshot %s: %w", l.Name, ErrExists)
+			}
+			continue
+		}
+		if l.Parent != "" {
+			if _, err := getRow(tx, l.Parent); err != nil {
+				return fmt.Errorf("parent of %s: %w", l.Name, err)
+			}
+		}
+		if _, err := os.Lstat(filepath.Join(l.Tree.Dir, "fs")); err != nil {
+			return fmt.Errorf("tree of snapshot %s: %w", l.Name, err)
+		}
+		r := row{Parent: l.Parent, Tree: l.Tree.ID, DiffID: l.Tree.DiffID, Settling: l.Tree.Settling, Usage: l.Tree.Usage,
+			Labels: l.Labels, Created: time.Now().UTC()}
+		if err := addRow(tx, l.Name, r); err != nil {
+			return err
+		}
+		c := chain{Name: l.Name, Row: r}
+		if l.Parent != "" {
+			if below.Name != l.Parent {
+				if below, err = chainOf(tx, l.Parent); err != nil {
+					return err
+				}
+			}
+			c.Trees = slices.Clone(below.Trees)
+		}
+		c.Trees = append(c.Trees, r.Tree)
+		below = c
+		chains = append(chains, c)
+	}
+	// Files that say what the rows say come after them, or a crash would leave what no row bears out.
+	tx.OnCommit(func() { *published = s.publishAll(chains, layers[len(layers)-1].Name, lease) })
+	return nil
 }
 
 func (s *Store) publishAll(chains []chain, top string, l *Lease) error {

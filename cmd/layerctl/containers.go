@@ -175,13 +175,13 @@ container wrote is walked, never the image.`,
 			if err != nil {
 				return fmt.Errorf("diff: %w", err)
 			}
-			upper, lowers, err := containers.Changes(ctx, c)
+			uppers, lowers, err := containers.Written(ctx, c)
 			if err != nil {
 				return fmt.Errorf("diff: %w", err)
 			}
 			if format != "" {
 				var records []change
-				if err := diff.Upper(ctx, upper, lowers, nil, func(d diff.Change) error {
+				if err := diff.Uppers(ctx, uppers, lowers, nil, func(d diff.Change) error {
 					c := change{Kind: string(rune(d.Kind)), Path: d.Path}
 					if !utf8.ValidString(d.Path) {
 						c.RawPath = []byte(d.Path)
@@ -194,7 +194,7 @@ container wrote is walked, never the image.`,
 				return printList(a.stdout, format, []column{{"CHANGE", "Kind"}, {"PATH", "Path"}}, records)
 			}
 			out := newBuffered(a.stdout)
-			err = diff.Upper(ctx, upper, lowers, nil, func(d diff.Change) error {
+			err = diff.Uppers(ctx, uppers, lowers, nil, func(d diff.Change) error {
 				_, err := fmt.Fprintf(out, "%c %s\n", d.Kind, d.Path)
 				return err
 			})

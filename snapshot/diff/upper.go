@@ -43,17 +43,25 @@ type Change struct {
 // in both is Changed. A directory that was removed and made again is Changed, with the names that are now missing Deleted. A name
 // that is another type of file now is Changed.
 func Upper(ctx context.Context, upper string, lowers []string, skip func(path string) bool, fn func(Change) error) error {
+	return Uppers(ctx, []string{upper}, lowers, skip, fn)
+}
+
+// Uppers is Upper for the changes of several layers at once, highest first: an upper, and what commits have made of earlier ones.
+func Uppers(ctx context.Context, uppers, lowers []string, skip func(path string) bool, fn func(Change) error) error {
 	stack, err := snapshot.OpenStack(lowers)
 	if err != nil {
 		return err
 	}
 	defer stack.Close()
-	fd, err := unix.Open(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", upper, err)
+	var root merged
+	defer func() { root.close() }()
+	for _, upper := range uppers {
+		fd, err := unix.Open(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", upper, err)
+		}
+		root = append(root, os.NewFile(uintptr(fd), upper))
 	}
-	root := os.NewFile(uintptr(fd), upper)
-	defer root.Close()
 	w := walker{ctx: ctx, skip: skip}
 	if _, err := w.dir(root, stack.Root(), "/", false); err != nil {
 		return err
@@ -79,13 +87,71 @@ func (w *walker) add(kind Kind, path string) {
 	w.changes = append(w.changes, Change{Kind: kind, Path: path})
 }
 
-// dir records the changes in one directory of the upper. below is the same directory in the layers, nil where they have none; opaque
+// merged is one directory of the uppers: the directories of that name that merge, highest first.
+type merged []*os.File
+
+func (m merged) close() {
+	for _, d := range m {
+		d.Close()
+	}
+}
+
+// names lists what is in any of them, whiteouts too, sorted.
+func (m merged) names() ([]string, error) {
+	var all []string
+	for _, d := range m {
+		names, err := d.Readdirnames(-1)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, names...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// lookup finds a name, and the first of the directories that has it.
+func (m merged) lookup(name string) (st unix.Stat_t, at int, err error) {
+	err = unix.ENOENT
+	for at = range m {
+		if err = unix.Fstatat(int(m[at].Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != unix.ENOENT {
+			break
+		}
+	}
+	return st, at, err
+}
+
+// enter opens the directory name, which the first of m has. hides says that it covers what the layers below the uppers have.
+func (m merged) enter(name string) (sub merged, hides bool, err error) {
+	for _, d := range m {
+		fd, err := unix.Openat(int(d.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		switch {
+		case err == unix.ENOENT:
+			continue
+		case len(sub) > 0 && (err == unix.ENOTDIR || err == unix.ELOOP):
+			return sub, true, nil // a whiteout, or what the directory has taken the place of
+		case err != nil:
+			sub.close()
+			return nil, false, err
+		}
+		sub = append(sub, os.NewFile(uintptr(fd), name))
+		if snapshot.IsOpaque(fd) {
+			return sub, true, nil
+		}
+	}
+	if len(sub) == 0 {
+		return nil, false, unix.ENOENT
+	}
+	return sub, false, nil
+}
+
+// dir records the changes in one directory of the uppers. below is the same directory in the layers, nil where they have none; opaque
 // says that the upper's hides it. The answer is whether a name in it was added or deleted.
-func (w *walker) dir(d *os.File, below *snapshot.Dir, at string, opaque bool) (renamed bool, err error) {
+func (w *walker) dir(d merged, below *snapshot.Dir, at string, opaque bool) (renamed bool, err error) {
 	if err := w.ctx.Err(); err != nil {
 		return false, err
 	}
-	names, err := d.Readdirnames(-1)
+	names, err := d.names()
 	if err != nil {
 		return false, fmt.Errorf("read %s of the upper: %w", at, err)
 	}
@@ -121,9 +187,8 @@ func (w *walker) dir(d *os.File, below *snapshot.Dir, at string, opaque bool) (r
 }
 
 // entry records what became of one name, and answers whether it was added or deleted.
-func (w *walker) entry(d *os.File, below *snapshot.Dir, name, full string) (renamed bool, err error) {
-	var st unix.Stat_t
-	err = unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+func (w *walker) entry(d merged, below *snapshot.Dir, name, full string) (renamed bool, err error) {
+	st, at, err := d.lookup(name)
 	missing := err == unix.ENOENT || err == nil && snapshot.IsWhiteout(&st)
 	if err != nil && err != unix.ENOENT {
 		return false, fmt.Errorf("look at %s in the upper: %w", full, err)
@@ -144,7 +209,7 @@ func (w *walker) entry(d *os.File, below *snapshot.Dir, name, full string) (rena
 		w.add(Deleted, full)
 		return true, nil
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return !existed, w.subdir(d, below, name, full, &st, &was, existed)
+		return !existed, w.subdir(d[at:], below, name, full, &st, &was, existed)
 	case existed:
 		w.add(Changed, full)
 		return false, nil
@@ -153,16 +218,15 @@ func (w *walker) entry(d *os.File, below *snapshot.Dir, name, full string) (rena
 	return true, nil
 }
 
-func (w *walker) subdir(d *os.File, below *snapshot.Dir, name, full string, st, was *unix.Stat_t, existed bool) error {
-	fd, err := unix.Openat(int(d.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+func (w *walker) subdir(d merged, below *snapshot.Dir, name, full string, st, was *unix.Stat_t, existed bool) error {
+	sub, opaque, err := d.enter(name)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("open %s of the upper: %w", full, err)
 	}
-	sub := os.NewFile(uintptr(fd), full)
-	defer sub.Close()
+	defer sub.close()
 	slot := len(w.changes)
 	w.add(Added, full)
 	if existed {
@@ -177,13 +241,12 @@ func (w *walker) subdir(d *os.File, below *snapshot.Dir, name, full string, st, 
 		return fmt.Errorf("open %s below: %w", full, err)
 	}
 	defer under.Close()
-	opaque := snapshot.IsOpaque(fd)
 	renamed, err := w.dir(sub, under, full, opaque)
 	if err != nil {
 		return err
 	}
 	if !renamed && !opaque {
-		same, err := sameDir(fd, st, under, was)
+		same, err := sameDir(int(sub[0].Fd()), st, under, was)
 		if err != nil {
 			return fmt.Errorf("compare %s: %w", full, err)
 		}

@@ -115,3 +115,50 @@ func BenchmarkUpper(b *testing.B) {
 		}
 	}
 }
+
+// What a container changed is the same whether its upper was committed in between or not: the layers that commits made of it, and the
+// upper, together.
+func TestUppers(t *testing.T) {
+	for _, steps := range [][]string{
+		{"echo n > etc/new; rm etc/one", "rm etc/new; echo back > etc/one"},
+		{"rm -r etc/sub; mkdir etc/sub; echo n > etc/sub/new", "echo m > etc/sub/more", "rm etc/sub/new"},
+		{"rm -r etc/sub", "mkdir etc/sub; echo n > etc/sub/new"},
+		{"rm -r etc/sub; echo f > etc/sub", "rm etc/sub; mkdir -p etc/sub/deep", "echo three > etc/sub/three"},
+		{"mkdir -p srv/a; echo f > srv/a/f; chmod 700 etc", "rm -r srv/a; chmod 755 etc", "echo log >> var/log/log"},
+		{"echo more >> etc/one", "true", "ln etc/one etc/uno"},
+		{"rm -r old twice", "mkdir twice; echo t > twice/t; ln -s twice old"},
+	} {
+		t.Run(steps[0], func(t *testing.T) {
+			dir := t.TempDir()
+			sh(t, dir, base+"find high low -exec touch -h -d 2020-02-02 {} +")
+			// The same steps in one upper, and each in one of its own over the others.
+			diff := func(split bool) []string {
+				uppers := []string(nil)
+				for i, step := range steps {
+					if i == 0 || split {
+						uppers = slices.Insert(uppers, 0, fmt.Sprintf("up%v%d", split, i))
+						sh(t, dir, "mkdir -p "+uppers[0]+" work"+uppers[0]+" merged; touch -d 2020-02-02 "+uppers[0])
+					}
+					lowers := append(slices.Clone(uppers[1:]), "high", "low")
+					sh(t, dir, "mount -t overlay -o index=off,redirect_dir=nofollow,metacopy=off,xino=auto,lowerdir="+strings.Join(lowers, ":")+",upperdir="+uppers[0]+",workdir=work"+uppers[0]+
+						" overlay merged; cd merged; "+step+"; cd ..; umount merged")
+				}
+				for i := range uppers {
+					uppers[i] = filepath.Join(dir, uppers[i])
+				}
+				var got []string
+				err := Uppers(context.Background(), uppers, []string{filepath.Join(dir, "high"), filepath.Join(dir, "low")}, nil, func(c Change) error {
+					got = append(got, fmt.Sprintf("%c %s", c.Kind, c.Path))
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return got
+			}
+			if one, several := diff(false), diff(true); !slices.Equal(one, several) {
+				t.Errorf("in one upper %q\nin several    %q", one, several)
+			}
+		})
+	}
+}
