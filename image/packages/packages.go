@@ -34,14 +34,16 @@ const (
 	RPM  Manager = "rpm"
 )
 
-// Package is one that is installed. Layer is -1 until Origins has found it.
+// Package is one that is installed.
 type Package struct {
 	Manager Manager
 	Name    string
 	Version string // as the manager prints it: an rpm's with release, and with epoch where that is not 0
 	Arch    string
 	Size    int64 // bytes installed, as the package claims
-	Layer   int   // that it came with in this version, 0 the lowest
+	Layer   int   // that it came with in this version, 0 the lowest; -1 where no layer's own database has it so
+
+	part bool // it is in a file of its own
 }
 
 // Where the databases lie: deb-status(5) and dpkg(1); apk-tools' doc of its database, and its move to /usr; rpm's %_dbpath, which is the
@@ -56,9 +58,8 @@ var (
 	rpmDirs      = [...]string{"usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"}
 )
 
-// Fixed are the paths at which a database lies; any of them may be missing. Of dpkg's directory of status files only a walk knows the
-// names: see Database.
-func Fixed() []string {
+// fixed are the paths at which a database lies; any of them may be missing.
+func fixed() []string {
 	paths := append([]string{dpkgStatus}, apkInstalled[:]...)
 	for _, dir := range rpmDirs {
 		paths = append(paths, dir+"/rpmdb.sqlite", dir+"/Packages.db", dir+"/Packages")
@@ -66,11 +67,8 @@ func Fixed() []string {
 	return paths
 }
 
-// PartsDir is the directory in which every file may be the database of one package.
-const PartsDir = dpkgParts
-
-// Database says whose database a path, relative to the root, is; "" for any other file.
-func Database(name string) Manager {
+// database says whose database a path, relative to the root, is; "" for any other file.
+func database(name string) Manager {
 	dir, base := path.Split(name)
 	switch dir = strings.TrimSuffix(dir, "/"); {
 	case name == dpkgStatus, dir == dpkgParts && base != "" && !strings.HasSuffix(base, ".md5sums"):
@@ -83,14 +81,13 @@ func Database(name string) Manager {
 	return ""
 }
 
-// Read reads databases out of a root and returns the packages by name. Paths are relative to it, and open never follows a link out of
-// it. Of a database that cannot be read the error says why, and the packages of the others are returned with it; one that is missing is
+// read reads databases out of a root and returns the packages by name. Paths are relative to it. Of a database that cannot be read the error says why, and the packages of the others are returned with it; one that is missing is
 // none.
-func Read(open func(path string) (*os.File, error), paths []string) ([]Package, error) {
+func read(open func(path string) (*os.File, error), paths []string) ([]Package, error) {
 	var all []Package
 	var failed []error
 	for _, p := range paths {
-		m := Database(p)
+		m := database(p)
 		if m == "" {
 			continue
 		}
@@ -109,6 +106,8 @@ func Read(open func(path string) (*os.File, error), paths []string) ([]Package, 
 	all = slices.Compact(all)
 	return all, errors.Join(failed...)
 }
+
+func isPart(name string) bool { return path.Dir(name) == dpkgParts }
 
 func order(a, b Package) int {
 	return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Manager, b.Manager), strings.Compare(a.Arch, b.Arch), Compare(a.Manager, a.Version, b.Version),
@@ -131,10 +130,10 @@ func readOne(open func(string) (*os.File, error), name string, m Manager, room i
 	if info.Size() > maxDatabase {
 		return nil, fmt.Errorf("%d bytes, more than %d are not read: %w", info.Size(), maxDatabase, ErrLimit)
 	}
-	c := &collector{manager: m, room: room}
+	c := &collector{manager: m, part: isPart(name), room: room}
 	switch m {
 	case Dpkg:
-		err = readDpkg(f, c, path.Dir(name) == dpkgParts)
+		err = readDpkg(f, c)
 	case APK:
 		err = readAPK(f, c)
 	default:
@@ -173,6 +172,7 @@ func (f file) at(b []byte, off int64) error {
 // collector takes packages until there are too many.
 type collector struct {
 	manager Manager
+	part    bool
 	room    int
 	list    []Package
 }
@@ -189,7 +189,7 @@ func (c *collector) add(p Package) error {
 	if len(c.list) >= c.room {
 		return fmt.Errorf("more than %d packages: %w", maxPackages, ErrLimit)
 	}
-	p.Manager, p.Layer, p.Size = c.manager, -1, max(p.Size, 0)
+	p.Manager, p.Layer, p.Size, p.part = c.manager, -1, max(p.Size, 0), c.part
 	c.list = append(c.list, p)
 	return nil
 }

@@ -11,11 +11,23 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/layerctl/layerctl/snapshot/diff"
 )
 
 // root lays files into a directory and returns how they are opened.
 func root(t testing.TB, files map[string]string) func(string) (*os.File, error) {
 	dir := t.TempDir()
+	lay(t, dir, files)
+	r, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r.Open
+}
+
+func lay(t testing.TB, dir string, files map[string]string) {
 	for name, content := range files {
 		at := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
@@ -25,12 +37,6 @@ func root(t testing.TB, files map[string]string) func(string) (*os.File, error) 
 			t.Fatal(err)
 		}
 	}
-	r, err := os.OpenRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.Close() })
-	return r.Open
 }
 
 // unpacked is a file of testdata.
@@ -126,13 +132,13 @@ func TestRead(t *testing.T) {
 		{"none", map[string]string{"etc/passwd": "root"}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			paths := Fixed()
+			paths := fixed()
 			for name := range c.files {
-				if strings.HasPrefix(name, PartsDir) {
+				if strings.HasPrefix(name, dpkgParts) {
 					paths = append(paths, name)
 				}
 			}
-			got, err := Read(root(t, c.files), paths)
+			got, err := read(root(t, c.files), paths)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -185,7 +191,7 @@ func TestReadDamaged(t *testing.T) {
 		{"no fields", "lib/apk/db/installed", "hello\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := Read(root(t, map[string]string{"var/lib/dpkg/status": status, c.path: c.content}), Fixed())
+			got, err := read(root(t, map[string]string{"var/lib/dpkg/status": status, c.path: c.content}), fixed())
 			if !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), c.path) {
 				t.Errorf("error %v", err)
 			}
@@ -210,7 +216,7 @@ func TestReadBounds(t *testing.T) {
 		{"P:x\n", ErrMalformed},
 		{"P:x\nV:1\nT:" + strings.Repeat("long ", 100_000) + "\nA:all\n", nil},
 	} {
-		_, err := Read(root(t, map[string]string{"lib/apk/db/installed": c.content}), Fixed())
+		_, err := read(root(t, map[string]string{"lib/apk/db/installed": c.content}), fixed())
 		if !errors.Is(err, c.want) {
 			t.Errorf("%.20q: %v", c.content, err)
 		}
@@ -244,21 +250,53 @@ func TestDiff(t *testing.T) {
 }
 
 func TestOrigins(t *testing.T) {
-	p := func(name, version string) Package { return Package{Manager: Dpkg, Name: name, Version: version} }
-	list := []Package{p("base", "1"), p("updated", "2"), p("back", "1"), p("new", "1"), p("part", "1")}
-	Origins(list, []Installed{
-		{Dpkg, 0, []Package{p("base", "1"), p("updated", "1"), p("back", "1")}, false},
-		{Dpkg, 1, []Package{p("part", "1")}, true},
-		{Dpkg, 2, []Package{p("base", "1"), p("updated", "2")}, false},
-		{RPM, 3, nil, false},
-		{Dpkg, 4, []Package{p("base", "1"), p("updated", "2"), p("back", "1"), p("new", "1")}, false},
-	})
+	p := func(name, version string) Package {
+		return Package{Manager: Dpkg, Name: name, Version: version, Layer: -1}
+	}
+	list := []Package{p("base", "1"), p("updated", "2"), p("back", "1"), p("new", "1"), p("other", "1")}
+	o := newOrigins(list)
+	o.layer(4, Dpkg, []Package{p("base", "1"), p("updated", "2"), p("back", "1"), p("new", "1")}, false)
+	o.layer(3, RPM, nil, false)
+	o.layer(2, Dpkg, []Package{p("base", "1"), p("updated", "2")}, false)
+	o.layer(1, Dpkg, []Package{p("part", "1")}, true)
+	o.layer(0, Dpkg, []Package{p("base", "1"), p("updated", "1"), p("back", "1")}, false)
 	var got []int
 	for _, p := range list {
 		got = append(got, p.Layer)
 	}
-	if fmt.Sprint(got) != "[0 2 4 4 0]" {
+	if fmt.Sprint(got) != "[0 2 4 4 -1]" {
 		t.Errorf("layers %v", got)
+	}
+}
+
+// A stack of directories: one database over another, and files that come and go.
+func TestList(t *testing.T) {
+	layers := []map[string]string{
+		{"var/lib/dpkg/status": status, "var/lib/dpkg/status.d/tz": "Package: tzdata\nVersion: 1\n", "var/lib/dpkg/status.d/base": "Package: base\nVersion: 1\n"},
+		{"var/lib/dpkg/status": strings.Replace(status, "2~rc1-1", "2-1", 1), "etc/passwd": "root"},
+		{"var/lib/dpkg/status.d/tz": "Package: tzdata\nVersion: 2\n", "lib/apk/db/installed": "not one"},
+		{"lib/apk/db/installed": installed},
+	}
+	var stack []diff.Layer
+	for _, files := range layers {
+		dir := t.TempDir()
+		lay(t, dir, files)
+		stack = append(stack, diff.UpperLayer(dir))
+	}
+	list, err := List(diff.NewStack(stack...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range list {
+		got = append(got, fmt.Sprintf("%s %s %d", p.Name, p.Version, p.Layer))
+	}
+	if s := strings.Join(got, ", "); s != "base 1 0, busybox 1.36.1-r5 3, half 2-1 1, musl 1.2.4-r2 3, tzdata 2 2, zlib1g 1:1.2.13.dfsg-1 0" {
+		t.Errorf("got %s", s)
+	}
+	list, err = List(diff.NewStack(stack[:3]...))
+	if !errors.Is(err, ErrMalformed) || len(list) != 4 {
+		t.Errorf("%d packages, error %v", len(list), err)
 	}
 }
 
@@ -268,11 +306,11 @@ func fuzzDatabase(f *testing.F, name string, seeds ...string) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c := &collector{manager: Database(name), room: 1000}
+		c := &collector{manager: database(name), room: 1000}
 		var err error
 		switch db := (file{bytes.NewReader(data), int64(len(data))}); c.manager {
 		case Dpkg:
-			err = readDpkg(bytes.NewReader(data), c, false)
+			err = readDpkg(bytes.NewReader(data), c)
 		case APK:
 			err = readAPK(bytes.NewReader(data), c)
 		default:

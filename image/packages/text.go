@@ -10,7 +10,7 @@ import (
 )
 
 // readDpkg reads stanzas of deb822(5). A status file says of each package how far it is installed; the files of status.d need not.
-func readDpkg(r io.Reader, c *collector, parts bool) error {
+func readDpkg(r io.Reader, c *collector) error {
 	var p Package
 	var status string
 	any := false
@@ -21,7 +21,7 @@ func readDpkg(r io.Reader, c *collector, parts bool) error {
 		}
 		// Status is want, flag and state (dpkg-query(1)); of these two states only settings are left, or nothing.
 		state := status[strings.LastIndexByte(status, ' ')+1:]
-		if state == "not-installed" || state == "config-files" || status == "" && !parts {
+		if state == "not-installed" || state == "config-files" || status == "" && !c.part {
 			return nil
 		}
 		return c.add(p)
