@@ -119,23 +119,19 @@
 		return s.length <= n ? s : n >= 4 ? s.slice(0, n - 1) + "…" : "";
 	};
 
-	let budget = 0;
+	// Boxes are drawn level by level, so that where there are too many it is the deep ones that are missing. A directory that has no room for
+	// what is in it looks like a file of the layer that has most of it.
+	let budget = 0, pending = [];
 	const draw = (into, node, x, y, w, h, depth) => {
-		if (--budget < 0) return;
-		// A directory that has no room for what is in it is drawn as if it were a file of the layer that has most of it.
-		const nested = node.kids && w * h > 110 && w > 7 && h > 7 && depth < 9;
-		const g = shape("g", {class: "cell" + (nested ? " d" + (depth % 2 ? "" : " even") : node.kids ? " o" : "")});
-		const dims = state.layer >= 0 && !nested && node.layer !== state.layer;
-		if (dims) g.classList.add("dim");
-		if (node.summed) g.classList.add("o");
+		budget--;
+		const g = shape("g", {class: "cell"}), gap = Math.min(1, w / 4, h / 4);
+		const bx = x + gap / 2, by = y + gap / 2, bw = Math.max(w - gap, .5), bh = Math.max(h - gap, .5);
 		if (node === state.found) g.classList.add("found");
 		g.style.setProperty("--h", hue(node.layer));
 		if (node.kind) {
 			g.classList.add("k" + node.kind);
 			g.style.setProperty("--kh", kindHues[data.kinds[node.kind]]);
 		}
-		const gap = Math.min(1, w / 4, h / 4);
-		const bx = x + gap / 2, by = y + gap / 2, bw = Math.max(w - gap, .5), bh = Math.max(h - gap, .5);
 		g.append(shape("rect", {class: "f", x: bx.toFixed(1), y: by.toFixed(1), width: bw.toFixed(1), height: bh.toFixed(1), rx: Math.min(3, bw / 6, bh / 6).toFixed(1)}));
 		if (!node.kids && data.hides[node.kind]) {
 			g.classList.add("h");
@@ -143,42 +139,42 @@
 		}
 		nodeOf.set(g, node);
 		if (!elementOf.has(node)) elementOf.set(node, g);
-		const write = (s, dx, dy, cls) => {
-			if (!s) return;
-			const t = shape("text", {x: (bx + dx).toFixed(1), y: (by + dy).toFixed(1)});
-			if (cls) t.setAttribute("class", cls);
-			t.textContent = s;
-			g.append(t);
-		};
-		if (!nested) {
-			if (bw > 34 && bh > 16) {
-				write(fit(node.name, bw - 10, 6.3), 5, 13);
-				if (bh > 31 && bw > 50) write(sizeText(weight(node)), 5, 26, "s");
-			}
-		} else {
-			const titled = bw > 46 && bh > 34, head = titled ? 17 : 2, pad = bw > 26 && bh > 26 ? 3 : 1;
-			if (titled) {
-				const size = sizeText(weight(node)), room = bw - 10 - (bw > 120 ? size.length * 6 + 8 : 0);
-				write(fit(node.name, room, 6.8), 5, 12.5);
-				if (bw > 120) {
-					const t = shape("text", {class: "s", x: (bx + bw - 5).toFixed(1), y: (by + 12.5).toFixed(1), "text-anchor": "end"});
-					t.textContent = size;
-					g.append(t);
-				}
-			}
-			const iw = bw - 2 * pad, ih = bh - head - pad;
-			if (iw > 2 && ih > 2) {
-				for (const [k, kx, ky, kw, kh] of squarify(ordered(node), bx + pad, by + head, iw, ih)) if (kw * kh > 3) draw(g, k, kx, ky, kw, kh, depth + 1);
-			}
-		}
 		into.append(g);
+		if (node.kids && w * h > 110 && w > 7 && h > 7 && depth < 12) pending.push([g, node, bx, by, bw, bh, depth]);
+		else leaf(g, node, bx, by, bw, bh);
 		return g;
+	};
+	const write = (g, s, x, y, attributes) => {
+		if (!s) return;
+		const t = shape("text", {x: x.toFixed(1), y: y.toFixed(1), ...attributes});
+		t.textContent = s;
+		g.append(t);
+	};
+	const leaf = (g, node, x, y, w, h) => {
+		if (node.kids || node.summed) g.classList.add("o");
+		if (state.layer >= 0 && node.layer !== state.layer) g.classList.add("dim");
+		if (w <= 34 || h <= 16) return;
+		write(g, fit(node.name, w - 10, 6.3), x + 5, y + 13);
+		if (h > 31 && w > 50) write(g, sizeText(weight(node)), x + 5, y + 26, {class: "s"});
+	};
+	const inside = (g, node, x, y, w, h, depth) => {
+		const titled = w > 46 && h > 34, head = titled ? 17 : 2, pad = w > 26 && h > 26 ? 3 : 1;
+		const boxes = squarify(ordered(node), x + pad, y + head, w - 2 * pad, h - head - pad).filter(b => b[3] * b[4] > 3);
+		if (!boxes.length || boxes.length > budget) return leaf(g, node, x, y, w, h);
+		g.classList.add("d");
+		if (depth % 2 === 0) g.classList.add("even");
+		if (titled) {
+			const size = w > 120 ? sizeText(weight(node)) : "";
+			write(g, fit(node.name, w - 10 - (size ? size.length * 6 + 8 : 0), 6.8), x + 5, y + 12.5);
+			write(g, size, x + w - 5, y + 12.5, {class: "s", "text-anchor": "end"});
+		}
+		for (const [k, kx, ky, kw, kh] of boxes) draw(g, k, kx, ky, kw, kh, depth + 1);
 	};
 
 	const render = from => {
 		const w = map.clientWidth, h = map.clientHeight;
 		const had = map.contains(document.activeElement);
-		boxes = []; nodeOf = new Map(); elementOf = new Map(); budget = 6000;
+		boxes = []; nodeOf = new Map(); elementOf = new Map(); budget = 5000; pending = [];
 		const svg = shape("svg", {viewBox: `0 0 ${w} ${h}`, role: "presentation"});
 		const defs = shape("defs", {}), hatch = shape("pattern", {id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse"});
 		hatch.append(shape("path", {d: "M-1 1 1-1M0 6 6 0M5 7 7 5"}));
@@ -186,14 +182,14 @@
 		const all = shape("g", {});
 		svg.append(defs, all);
 		for (const [n, x, y, bw, bh] of squarify(ordered(state.at), 0, 0, w, h)) {
-			if (bw * bh < 1) continue;
+			if (bw * bh < 1 || budget <= 0) break;
 			const g = draw(all, n, x, y, bw, bh, 1);
-			if (!g) break;
 			g.setAttribute("role", "button");
 			g.setAttribute("aria-label", label(n));
 			g.setAttribute("tabindex", boxes.length ? "-1" : "0");
 			boxes.push({g, n, x, y, w: bw, h: bh});
 		}
+		for (let i = 0; i < pending.length; i++) inside(...pending[i]);
 		focused = 0;
 		map.querySelectorAll("svg, .empty").forEach(e => e.remove());
 		map.append(svg);
@@ -381,7 +377,7 @@
 		render();
 	};
 	data.layers.forEach((by, i) => {
-		const li = element("li", {}), b = element("button", {type: "button", "data-layer": i, "aria-pressed": "false", "aria-label": `Layer ${i}, ${sizeText(data.bytes[i])}`}, String(i));
+		const li = element("li", {}), b = element("button", {type: "button", "data-layer": i, "aria-pressed": "false", "aria-label": `Layer ${i}, ${sizeText(data.bytes[i])}`}, data.bytes[i] > tree.size * .02 ? String(i) : "");
 		li.style.flex = `${Math.max(data.bytes[i], 1)} 1 0`;
 		b.style.setProperty("--h", hue(i));
 		b.title = `layer ${i}, ${sizeText(data.bytes[i])}: ${by}`;
