@@ -37,7 +37,7 @@ jq -n '[{Config: "config.json", RepoTags: ["hostile:1"], Layers: ["1.tar", "2.ta
 tar -cf hostile.tar config.json manifest.json 1.tar 2.tar`)
 	e.ok("load", "-q", "-i", e.dir+"/hostile.tar")
 	out = e.ok("waste", "hostile:1")
-	if strings.ContainsAny(out, "\x1b\u009b") || !strings.Contains(out, `/x\u001b[31m\u009b`) || !strings.Contains(out, `RUN \u001b[1mevil`) {
+	if strings.ContainsAny(out, "\x1b\u009b") || !strings.Contains(out, `/x\x1b[31m\x9b`) || !strings.Contains(out, `RUN \x1b[1mevil`) {
 		t.Errorf("got %q", out)
 	}
 }

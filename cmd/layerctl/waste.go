@@ -190,7 +190,7 @@ func (r *wasteReport) print(w io.Writer, all bool) error {
 		if runes := []rune(by); !all && len(runes) > 80 {
 			by = string(runes[:79]) + "…"
 		}
-		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\n", l.Layer, humanSize(l.Bytes), wasted, report.Visible(by))
+		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\n", l.Layer, humanSize(l.Bytes), wasted, start.OneLine(by))
 	}
 	if len(r.Items) > 0 {
 		fmt.Fprintln(tw, "\nWASTED\tWHY\tPATH\tHOW")
@@ -202,11 +202,11 @@ func (r *wasteReport) print(w io.Writer, all bool) error {
 			bytes += i.Bytes
 			continue
 		}
-		what := report.Visible(i.Path)
+		what := start.OneLine(i.Path)
 		if i.Files > 1 {
 			what += " (" + plural(i.Files, "file", "files") + ")"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", humanSize(i.Bytes), i.Kind, what, report.Visible(i.How))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", humanSize(i.Bytes), i.Kind, what, start.OneLine(i.How))
 	}
 	if err := tw.Flush(); err != nil {
 		return err

@@ -57,13 +57,15 @@
 	};
 	const tree = read(data.tree, null);
 	const pathOf = n => n.parent ? pathOf(n.parent) + (n.parent.parent ? "/" : "") + n.name : "/";
+	// The directory that a path leads to, or as far as the tree goes, and the file in it.
 	const find = path => {
-		let n = tree;
+		let at = tree;
 		for (const part of path.split("/").filter(Boolean)) {
-			n = n.kids && n.kids.find(k => k.kids && k.name === part);
-			if (!n) return null;
+			const next = at.kids.find(k => k.kids && k.name === part);
+			if (!next) return [at, at.kids.find(k => !k.kids && !k.summed && k.name === part) || null];
+			at = next;
 		}
-		return n;
+		return [at, null];
 	};
 
 	const state = {at: tree, layer: -1, waste: false, hidden: true, found: null};
@@ -277,10 +279,16 @@
 		if (!quiet) history.pushState(null, "", hashOf(n));
 	};
 	const fromHash = () => {
-		if (!location.hash.startsWith("#/")) return location.hash ? null : tree;
-		try { return find(location.hash.slice(1).split("/").map(decodeURIComponent).join("/")) || tree; } catch { return tree; }
+		if (!location.hash.startsWith("#/")) return [location.hash ? null : tree, null];
+		try { return find(location.hash.slice(1).split("/").map(decodeURIComponent).join("/")); } catch { return [tree, null]; }
 	};
-	addEventListener("popstate", () => { const n = fromHash(); if (n && n !== state.at) go(n, true); });
+	addEventListener("popstate", () => {
+		const [n, file] = fromHash();
+		if (!n || n === state.at && !file) return;
+		state.found = file;
+		go(n, true);
+		map.scrollIntoView({block: "nearest"});
+	});
 
 	// The keyboard moves between the directory's own boxes, to the nearest one in the direction of the key.
 	const move = i => {
@@ -485,7 +493,9 @@
 	$("theme").addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; });
 
 	drawLegend();
-	show(fromHash() || tree);
+	const [begin, file] = fromHash();
+	state.found = file;
+	show(begin || tree);
 	let width = map.clientWidth, height = map.clientHeight;
 	new ResizeObserver(() => {
 		if (map.clientWidth === width && map.clientHeight === height) return;

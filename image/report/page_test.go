@@ -99,6 +99,9 @@ func TestPageInBrowser(t *testing.T) {
 	is("packages by a word", `(e => { e.value = "zlib"; e.dispatchEvent(new Event("input")); })(document.getElementById("pfilter")), [...document.querySelectorAll("#packages tbody tr:not([hidden])")].length`, "1")
 	is("packages by size", `document.querySelectorAll("#packages th button")[3].click(), document.querySelector("#packages tbody tr").cells[0].textContent`, "bash")
 
+	b.eval(`[...document.querySelectorAll("#waste a")].find(a => a.textContent === "/srv/app/app.py").click()`)
+	b.eval(`new Promise(r => setTimeout(() => r(1), 100))`)
+	is("a wasted file's link leads into the map", where+` + " " + [...document.querySelectorAll(".cell.found")].map(g => g.getAttribute("aria-label")).join()`, "#/srv/app/app.py app:1>srv>app app.py, 20.0 kB, 0.4% of the image, layer 2, rewritten by layer 3")
 	b.eval(`document.getElementById("by-layer").click(), scrollTo(0, 0)`)
 	background := `getComputedStyle(document.body).backgroundColor`
 	day := b.eval(background)
@@ -149,6 +152,10 @@ func TestHostilePage(t *testing.T) {
 	url := written(t, r)
 	b.view(1280, 800, false)
 	b.open(url)
+	links := `[...document.querySelectorAll("#waste a")].map(a => { const parts = decodeURIComponent(a.hash.slice(1)); return a.protocol === "file:" && parts === a.textContent.replace(/\/$/, "") ? "" : a.href; }).join("")`
+	if got := b.eval(links); got != "" {
+		t.Errorf("links: %s", got)
+	}
 	walk := `(() => {
 		const open = () => [...document.querySelectorAll("#list button")], seen = [];
 		for (let i = 0; i < open().length; i++) {

@@ -10,6 +10,7 @@ import (
 	"html/template"
 	"io"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,7 +98,7 @@ type pageKind struct {
 
 type pageItem struct {
 	waste.Item
-	Path, How string
+	Path, Link, How string
 }
 
 // pageData is what the script is given.
@@ -217,6 +218,7 @@ func (p *page) tables() {
 		if item.Dir {
 			pi.Path += "/"
 		}
+		pi.Link = "#/" + link(item.Path)
 		p.Items = append(p.Items, pi)
 	}
 	p.Rows = slices.Clone(r.Packages[:min(len(r.Packages), maxRows)])
@@ -232,6 +234,15 @@ func (p *page) tables() {
 	if r.PackagesError != nil {
 		p.PackagesError = Visible(r.PackagesError.Error())
 	}
+}
+
+// link is a path as the page's address has it: what the script calls each name, escaped.
+func link(p string) string {
+	var parts []string
+	for part := range strings.SplitSeq(p, "/") {
+		parts = append(parts, url.PathEscape(Visible(part)))
+	}
+	return strings.Join(parts, "/")
 }
 
 // Command is what made a layer, without what Docker's builders write around it.
