@@ -1,9 +1,10 @@
 package waste
 
 import (
-	"bytes"
+	"cmp"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/layerctl/layerctl/image/layer"
@@ -58,47 +59,24 @@ type frame struct {
 // walk goes over all layers at once, lowest first, and calls fn for each regular file of each; link is told of each hard link in the
 // end's view.
 func walk(layers []diff.Layer, fn func(File), link func(layerNumber int, target string)) error {
-	cursors := make([]diff.Cursor, len(layers))
-	ok := make([]bool, len(layers))
+	var todo waiting
 	for i, l := range layers {
-		cursors[i] = l.Cursor()
-		defer cursors[i].Close()
-		ok[i] = cursors[i].Next()
+		s := &source{cursor: l.Cursor(), layer: i}
+		defer s.cursor.Close()
+		if err := todo.next(s); err != nil {
+			return err
+		}
 	}
 	var stack []frame
-	at := make([]int, 0, len(layers)) // which layers have the path
-	var entries []layer.Entry         // that they have
-	for {
-		at, entries = at[:0], entries[:0]
-		for i, cur := range cursors {
-			if !ok[i] {
-				continue
-			}
-			c := -1
-			if len(at) > 0 {
-				c = bytes.Compare(cur.Path(), cursors[at[0]].Path())
-				if c != 0 {
-					c = diff.CompareTo(cur.Path(), string(cursors[at[0]].Path()))
-				}
-			}
-			if c < 0 {
-				at = at[:0]
-			}
-			if c <= 0 {
-				at = append(at, i)
-			}
+	var here []*source // those that have the path, lowest first
+	for len(todo) > 0 {
+		last := len(todo) - 1
+		here = append(here[:0], todo[last])
+		for last--; last >= 0 && todo[last].entry.Path == here[0].entry.Path; last-- {
+			here = append(here, todo[last])
 		}
-		if len(at) == 0 {
-			break
-		}
-		for _, i := range at {
-			e, err := cursors[i].Entry()
-			if err != nil {
-				return fmt.Errorf("layer %d: %w", i, err)
-			}
-			entries = append(entries, e)
-		}
-		name := entries[0].Path
+		todo = todo[:last+1]
+		name := here[0].entry.Path
 		for len(stack) > 0 && !within(name, stack[len(stack)-1].path) {
 			stack = stack[:len(stack)-1]
 		}
@@ -107,9 +85,9 @@ func walk(layers []diff.Layer, fn func(File), link func(layerNumber int, target 
 			parent = stack[len(stack)-1]
 		}
 		isDir := false
-		here := frame{path: name, cuts: parent.cuts, cache: parent.cache, root: parent.root}
-		for n, i := range at {
-			e := &entries[n]
+		dir := frame{path: name, cuts: parent.cuts, cache: parent.cache, root: parent.root}
+		for n, s := range here {
+			i, e := s.layer, &s.entry
 			switch e.Type {
 			case layer.TypeDir:
 				isDir = true
@@ -118,7 +96,7 @@ func walk(layers []diff.Layer, fn func(File), link func(layerNumber int, target 
 				isDir = true
 			}
 			// Whatever it is but a plain directory: what lower layers have below the name is gone.
-			here.cuts = append(here.cuts[:len(here.cuts):len(here.cuts)], cut{i, name})
+			dir.cuts = append(dir.cuts[:len(dir.cuts):len(dir.cuts)], cut{i, name})
 			if e.Type != layer.TypeFile && e.Type != layer.TypeHardlink {
 				continue
 			}
@@ -128,9 +106,9 @@ func walk(layers []diff.Layer, fn func(File), link func(layerNumber int, target 
 					f.Kind, f.By, f.Root = Deleted, c.layer, c.root
 				}
 			}
-			if n+1 < len(at) && (f.Kind == "" || at[n+1] <= f.By) {
-				over := &entries[n+1]
-				f.By, f.Root = at[n+1], name
+			if n+1 < len(here) && (f.Kind == "" || here[n+1].layer <= f.By) {
+				over := &here[n+1].entry
+				f.By, f.Root = here[n+1].layer, name
 				switch {
 				case over.Type == layer.TypeWhiteout:
 					f.Kind = Deleted
@@ -155,22 +133,48 @@ func walk(layers []diff.Layer, fn func(File), link func(layerNumber int, target 
 			}
 		}
 		if isDir {
-			if here.cache == "" {
-				if here.cache = cacheOf(name); here.cache != "" {
-					here.root = name
+			if dir.cache == "" {
+				if dir.cache = cacheOf(name); dir.cache != "" {
+					dir.root = name
 				}
 			}
-			stack = append(stack, here)
+			stack = append(stack, dir)
 		}
-		for _, i := range at {
-			ok[i] = cursors[i].Next()
-		}
-	}
-	for i, c := range cursors {
-		if err := c.Err(); err != nil {
-			return fmt.Errorf("layer %d: %w", i, err)
+		for _, s := range here {
+			if err := todo.next(s); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
+}
+
+// source is a layer on the way.
+type source struct {
+	cursor diff.Cursor
+	layer  int
+	entry  layer.Entry
+}
+
+// waiting are the sources by where they stand, the last one first in the order of paths, and of layers for one path.
+type waiting []*source
+
+// next goes on in a source, and puts it where it belongs, unless it is at its end.
+func (w *waiting) next(s *source) error {
+	if !s.cursor.Next() {
+		if err := s.cursor.Err(); err != nil {
+			return fmt.Errorf("layer %d: %w", s.layer, err)
+		}
+		return nil
+	}
+	var err error
+	if s.entry, err = s.cursor.Entry(); err != nil {
+		return fmt.Errorf("layer %d: %w", s.layer, err)
+	}
+	at, _ := slices.BinarySearchFunc(*w, s, func(a, b *source) int {
+		return cmp.Or(diff.ComparePaths(b.entry.Path, a.entry.Path), cmp.Compare(b.layer, a.layer))
+	})
+	*w = slices.Insert(*w, at, s)
 	return nil
 }
 
