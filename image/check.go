@@ -55,6 +55,7 @@ type CheckReport struct {
 	Notes                               []string // what is no damage and still worth a line
 	Images, Layers, Blobs, Names, Files int64    // Names are those in the trees that were compared
 	Bytes                               int64    // of blobs and files that were read
+	leavings                            []string // damaged blobs that nothing relies on: what a power cut leaves
 	state                               *rows
 	snaps                               *snapshot.Report
 }
@@ -109,6 +110,9 @@ func (s *Store) Check(ctx context.Context, level CheckLevel) (*CheckReport, erro
 	}
 	if r.snaps.Unnamed+c.unnamed > 0 && len(r.Findings) == 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("nothing names %d layers and %d blobs: `layerctl prune` frees them, unless they are on their way", r.snaps.Unnamed, c.unnamed))
+	}
+	if n := len(r.leavings); n > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("%d blobs that nothing relies on are damaged, as a power cut may leave them: a pull that wants one brings it anew", n))
 	}
 	return r, nil
 }

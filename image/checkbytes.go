@@ -143,8 +143,14 @@ func (c *byteChecker) blob(ctx context.Context, digest string, size int64) error
 		}
 		c.count(0, layer.Verified{}, info.Size())
 	}
-	if f.Problem != "" {
+	switch {
+	case f.Problem == "":
+	case c.r.state.vouched(digest):
 		c.find(f)
+	default:
+		c.mu.Lock()
+		c.r.leavings = append(c.r.leavings, digest)
+		c.mu.Unlock()
 	}
 	if len(users) > 0 {
 		c.count(1, layer.Verified{}, 0)

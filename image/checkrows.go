@@ -96,6 +96,11 @@ func (st *rows) users(what string) []string {
 	return ids
 }
 
+// vouched says whether an image relies on a blob's being here.
+func (st *rows) vouched(digest string) bool {
+	return slices.ContainsFunc(st.users(digest), func(id string) bool { return !slices.Contains(st.images[id].Absent, digest) })
+}
+
 // onChains are the names of the images that have a layer which is one of these snapshots.
 func (st *rows) onChains(chains []string) []string {
 	var ids []string

@@ -61,7 +61,7 @@ func (s *Store) derive(ctx context.Context, l *snapshot.Lease, ref string) (Imag
 			err = s.snaps.Hold(l, t)
 		}
 		if err == nil && img.Layers[i].Digest != "" {
-			_, err = s.content.Hold(l, img.Layers[i].Digest)
+			_, err = s.holdBlob(ctx, l, img.Layers[i].Digest)
 		}
 		if err == nil {
 			c.layers = append(c.layers, composedLayer{img.Layers[i], t})

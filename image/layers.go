@@ -48,6 +48,7 @@ type pulledLayer struct {
 	tree    *snapshot.Tree // set when the layer has a tree in the store, settled for whatever chain
 	made    []*snapshot.NewTree
 	local   bool // no blob is kept
+	kept    bool // the blob is here, and right
 }
 
 func (p *puller) close() {
@@ -175,7 +176,7 @@ func (p *puller) bring(ctx context.Context) error {
 		return err
 	}
 	for _, l := range p.layers {
-		if found, err := p.find(l, trees[l.diffID]); err != nil {
+		if found, err := p.find(ctx, l, trees[l.diffID]); err != nil {
 			return err
 		} else if found {
 			continue
@@ -214,7 +215,7 @@ func (p *puller) bring(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		found, err := p.find(l, trees[l.diffID])
+		found, err := p.find(ctx, l, trees[l.diffID])
 		if err == nil && !found {
 			err = p.fetchAll(ctx, []*pulledLayer{l})
 		}
@@ -245,12 +246,13 @@ func (p *puller) lookup(ctx context.Context, layers []*pulledLayer) (map[string]
 
 // find takes the layer's tree, where it has one in the store. Whether it was settled for the right chain is not asked here: settle does
 // that when it knows what lies below.
-func (p *puller) find(l *pulledLayer, trees []snapshot.Tree) (bool, error) {
+func (p *puller) find(ctx context.Context, l *pulledLayer, trees []snapshot.Tree) (bool, error) {
 	// The image will name the blob, whether the layer's tree is here without it or not.
-	kept, err := p.s.content.Hold(&p.lease, l.desc.Digest.String())
+	kept, err := p.s.holdBlob(ctx, &p.lease, l.desc.Digest.String())
 	if err != nil {
 		return false, err
 	}
+	l.kept = kept
 	for _, t := range trees {
 		if t.Settling != "" && !kept {
 			continue
@@ -334,9 +336,10 @@ func (p *puller) fetchOnce(ctx context.Context, l *pulledLayer) (kept bool, err 
 	}
 	l.staging = st
 	p.lease.Keep(closer(st.Discard))
-	if here, err := p.s.content.Hold(&p.lease, digest); err != nil {
+	if here, err := p.s.holdBlob(ctx, &p.lease, digest); err != nil {
 		return false, err
 	} else if here {
+		l.kept = true
 		return false, p.reapply(ctx, l, st)
 	}
 	p.progress.Started(digest, l.desc.Size)
@@ -360,6 +363,7 @@ func (p *puller) fetchOnce(ctx context.Context, l *pulledLayer) (kept bool, err 
 	}
 	if err == nil && !l.local {
 		err = l.ingest.Commit(&p.lease)
+		l.kept = err == nil
 	}
 	if err == nil && l.result.DiffID != l.diffID {
 		err = itself{fmt.Errorf("unpacks to the diff ID %s, the config says %s: %w", l.result.DiffID, l.diffID, content.ErrCorrupt)}

@@ -181,10 +181,10 @@ func (p *puller) keep(ctx context.Context) error {
 	alone := false
 	for i, d := range p.manifest.parsed.Layers {
 		l := of[p.config.RootFS.DiffIDs[i].String()]
-		if l.local {
+		if l.local || l.kept && l.desc.Digest == d.Digest {
 			continue
 		}
-		if here, err := p.s.content.Hold(&p.lease, d.Digest.String()); err != nil {
+		if here, err := p.s.holdBlob(ctx, &p.lease, d.Digest.String()); err != nil {
 			return err
 		} else if here {
 			continue
@@ -221,7 +221,7 @@ func (s *Store) keepBlob(ctx context.Context, src source, lease *snapshot.Lease,
 		return err
 	}
 	defer in.Close()
-	if here, err := s.content.Hold(lease, d.Digest.String()); err != nil || here {
+	if here, err := s.holdBlob(ctx, lease, d.Digest.String()); err != nil || here {
 		return err
 	}
 	return untilRight(src, d.Digest.String(), func() error {

@@ -54,6 +54,9 @@ func (s *Store) Repair(ctx context.Context, r *CheckReport, o RepairOptions) (*R
 			h.trees[f.tree] = true
 		}
 	}
+	for _, digest := range r.leavings {
+		h.bad[digest] = true
+	}
 	done, err := s.snaps.Repair(ctx, o.Claims)
 	h.out.Healed = append(h.out.Healed, done...)
 	for _, step := range []func(context.Context) error{h.rows, h.blobs, h.healTrees, h.chains, h.healTrees, h.lose, h.copies} {
@@ -207,7 +210,7 @@ func (h *healer) blobs(ctx context.Context) error {
 	for _, digest := range slices.Sorted(maps.Keys(h.bad)) {
 		path := h.s.content.Path(digest)
 		file := "images/blobs/sha256/" + filepath.Base(path)
-		if _, named := need[digest]; !named {
+		if !h.st.vouched(digest) {
 			if f := snapshot.LockIdle(path); f != nil {
 				err := h.s.snaps.Discard(path)
 				f.Close()

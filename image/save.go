@@ -163,7 +163,7 @@ func (sv *saver) addManifest(ctx context.Context, m *saving) (err error) {
 	}
 	m.blobs = append([]v1.Descriptor{parsed.Config}, parsed.Layers...)
 	for _, d := range m.blobs {
-		if here, err := sv.s.content.Hold(&sv.lease, d.Digest.String()); err != nil {
+		if here, err := sv.s.holdBlob(ctx, &sv.lease, d.Digest.String()); err != nil {
 			return err
 		} else if !here {
 			if err := sv.fetch(ctx, m.img, d); err != nil {
@@ -212,7 +212,7 @@ func (sv *saver) addLayers(ctx context.Context, m *saving) error {
 	for i, l := range m.img.Layers {
 		sl := savedLayer{Layer: l, tree: trees[i]}
 		if l.Digest != "" {
-			if sl.kept, err = sv.s.content.Hold(&sv.lease, l.Digest); err != nil {
+			if sl.kept, err = sv.s.holdBlob(ctx, &sv.lease, l.Digest); err != nil {
 				return err
 			}
 		}

@@ -187,3 +187,57 @@ func TestRepairWithinLimits(t *testing.T) {
 	}
 	e.fails(1, []string{"no such image"}, "inspect", "small")
 }
+
+// A blob has its name before it is known to be on the disk. What a power cut leaves under such a name nobody relies on: it is no finding,
+// and it is looked at before anything is made of it.
+func TestBlobThatNothingVouchesFor(t *testing.T) {
+	e, reg := richStore(t)
+	app, other := reg.addr+"/app:1", reg.addr+"/again:1"
+	sh(t, e.dir, "skopeo copy -q --src-tls-verify=false -f oci --dest-decompress docker://"+app+` dir:z; cd z
+for d in $(skopeo inspect --raw dir:. | grep -o 'layer[^}]*sha256:[0-9a-f]*' | grep -o '[0-9a-f]\{64\}'); do
+	zstd -q $d; z=$(sha256sum < $d.zst | cut -d' ' -f1); sed -i "s/$d\",\"size\":[0-9]*/$z\",\"size\":$(stat -c %s $d.zst)/" manifest.json; mv $d.zst $z
+done; sed -i 's/layer.v1.tar"/layer.v1.tar+zstd"/g' manifest.json
+skopeo copy -q --preserve-digests --dest-tls-verify=false dir:. docker://`+other)
+	e.ok("pull", "-q", other)
+	spoil := func(ref string) (spoilt []string) {
+		t.Helper()
+		for digest := range strings.FieldsSeq(sh(t, e.dir, "skopeo inspect --tls-verify=false --format '{{range .Layers}}{{.}} {{end}}' docker://"+ref)) {
+			path := filepath.Join(e.root, "images/blobs/sha256", strings.TrimPrefix(digest, "sha256:"))
+			if !exists(path) {
+				sh(t, e.root, "head -c 100000 /dev/urandom > "+path)
+				spoilt = append(spoilt, path)
+			}
+		}
+		if got := e.ok("check", "--full"); !strings.Contains(got, "are damaged, as a power cut may leave them") || !strings.Contains(got, "\nok:") {
+			t.Error(got)
+		}
+		return spoilt
+	}
+	whole := func(n int, spoilt []string) {
+		t.Helper()
+		if len(spoilt) != n {
+			t.Errorf("%d blobs were not here", len(spoilt))
+		}
+		for _, path := range spoilt {
+			sh(t, e.root, "[ $(sha256sum < "+path+" | cut -d' ' -f1) = "+filepath.Base(path)+" ] || [ ! -e "+path+" ]")
+		}
+		if got := e.ok("check", "--full"); !strings.HasPrefix(got, "ok:") {
+			t.Error(got)
+		}
+	}
+	// The trees of the other's layers are here: their blobs were never fetched.
+	spoilt := spoil(other)
+	e.ok("save", "--format", "oci-archive", "-o", filepath.Join(e.dir, "other.tar"), other)
+	whole(3, spoilt)
+	sh(t, e.dir, "skopeo copy -q oci-archive:other.tar dir:other")
+	// Blobs of an image that is not here.
+	e.ok("rm", "stopped")
+	e.ok("rmi", app, other, "here:tagged", reg.addr+"/other:1")
+	e.ok("prune", "-f")
+	spoilt = spoil(app)
+	e.ok("pull", "-q", app)
+	whole(3, spoilt)
+	e.ok("run", "--rm", app, "true")
+	e.ok("save", "--format", "oci-archive", "-o", filepath.Join(e.dir, "app.tar"), app)
+	sh(t, e.dir, "skopeo copy -q oci-archive:app.tar dir:app")
+}

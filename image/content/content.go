@@ -91,6 +91,51 @@ func (s *Store) Hold(l *snapshot.Lease, digest string) (bool, error) {
 	return err == nil, err
 }
 
+// Prove is Has for a blob that nobody vouches for: it reads all of it, and deletes it if its digest is another. Such a one may lie here
+// after a power cut, for a blob has its name before its bytes are known to be on the disk; it may also be as good as any, put here by
+// somebody who is about to name it.
+func (s *Store) Prove(ctx context.Context, digest string) (bool, error) {
+	f, err := s.Open(digest)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.CopyBuffer(sum, cancelled{ctx, f}, make([]byte, 256<<10)); err != nil {
+		return false, fmt.Errorf("read blob %s: %w", digest, err)
+	}
+	if "sha256:"+hex.EncodeToString(sum.Sum(nil)) == digest {
+		return true, nil
+	}
+	if err := flock.Lock(ctx, f, unix.LOCK_EX, "damaged blob "+digest); err != nil { // for a look at it, and no longer: nobody relies on it
+		return false, fmt.Errorf("lock blob %s: %w", digest, err)
+	}
+	var ours, named unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &ours) != nil || unix.Lstat(s.Path(digest), &named) != nil || ours.Ino != named.Ino {
+		return s.Has(digest), nil // another one has come
+	}
+	if err := os.Remove(s.Path(digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("delete damaged blob: %w", err)
+	}
+	return false, nil
+}
+
+// cancelled reads until the context ends.
+type cancelled struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c cancelled) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
 // Digest is the digest of b.
 func Digest(b []byte) string {
 	sum := sha256.Sum256(b)
