@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
 // Finding is something of a container that is not as it was written.
@@ -18,8 +19,7 @@ type Finding struct{ Container, File, Problem string }
 type CheckReport struct {
 	Findings   []Finding
 	Containers int
-	Names      map[string]string         // what the active snapshot of that key belongs to: the container's name
-	Claims     map[string]snapshot.Claim // what their snapshots are, by key
+	Names      map[string]string // what the active snapshot of that key belongs to: the container's name
 }
 
 // Check looks at the containers' records, their names, and whether the snapshots that they stand on are there. What a crash left half
@@ -32,7 +32,7 @@ func (s *Store) Check(ctx context.Context) (*CheckReport, error) {
 }
 
 func (s *Store) check(ctx context.Context) *CheckReport {
-	r := &CheckReport{Names: map[string]string{}, Claims: map[string]snapshot.Claim{}}
+	r := &CheckReport{Names: map[string]string{}}
 	find := func(container, file, problem string) {
 		r.Findings = append(r.Findings, Finding{container, filepath.Join(filepath.Base(s.dir), file), problem})
 	}
@@ -48,33 +48,29 @@ func (s *Store) check(ctx context.Context) *CheckReport {
 	}
 	named := map[string]string{}
 	for _, id := range ids {
-		var c Config
-		err := readJSON(s.path(id, "config.json"), &c)
+		c, err := s.readConfig(id)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // being made, or removed
 		}
 		r.Containers++
-		r.Names[snapshotKey(id)] = id[:12]
 		if err != nil {
-			find(id[:12], id+"/config.json", "is damaged")
+			name := s.nameOf(id)
+			r.Names[snapshotKey(id)] = name
+			find(name, id+"/config.json", "is damaged")
 			continue
 		}
 		r.Names[snapshotKey(id)] = c.Name
-		if c.ID != id {
-			find(c.Name, id+"/config.json", "is another container's")
-			continue
-		}
 		named[c.Name] = id
-		claim := snapshot.Claim{Parent: c.Image.Chain}
-		if c.RootFS != "" {
-			claim = snapshot.Claim{Dirs: []string{c.RootFS}}
+		for _, name := range []string{"config.json", "exit.json"} {
+			if b, err := readBytes(s.path(id, name)); err == nil && rowdb.Unsealed(b) {
+				find(c.Name, id+"/"+name, "has no checksum")
+			}
 		}
-		r.Claims[snapshotKey(id)] = claim
 		if target, err := os.Readlink(filepath.Join(s.dir, "names", c.Name)); err != nil || target != "../"+id {
 			missing(&c, "names/"+c.Name, "does not lead to its container")
 		}
 		var e ended
-		if err := readJSON(s.path(id, "exit.json"), &e); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.readRecord(id, "exit.json", &e); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			find(c.Name, id+"/exit.json", "is damaged")
 		}
 		if stands, err := s.snaps.StandsOn(ctx, snapshotKey(id), c.Image.Chain); errors.Is(err, snapshot.ErrNotFound) {
@@ -90,8 +86,8 @@ func (s *Store) check(ctx context.Context) *CheckReport {
 	for _, n := range names {
 		target, err := os.Readlink(filepath.Join(s.dir, "names", n.Name()))
 		if id := filepath.Base(target); err == nil && named[n.Name()] != id {
-			var c Config // it may have been made since the containers were listed
-			if err := readJSON(s.path(id, "config.json"), &c); err == nil && c.Name != n.Name() {
+			// It may have been made since the containers were listed.
+			if c, err := s.readConfig(id); err == nil && c.Name != n.Name() {
 				find(n.Name(), "names/"+n.Name(), "leads to a container of another name")
 			}
 		}
@@ -99,38 +95,25 @@ func (s *Store) check(ctx context.Context) *CheckReport {
 	return r
 }
 
-// Repair makes the names of the containers lead to them again. It returns the files that it made right.
-func (s *Store) Repair(ctx context.Context) (done []string, err error) {
-	for _, f := range s.check(ctx).Findings {
-		link := filepath.Join(filepath.Dir(s.dir), f.File)
-		if filepath.Dir(link) != filepath.Join(s.dir, "names") || !ValidName(filepath.Base(link)) {
-			continue
-		}
-		err := os.Remove(link)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		for _, id := range s.idsNamed(f.Container) {
-			if err == nil {
-				err = os.Symlink("../"+id, link)
-			}
-		}
-		if err != nil {
-			return done, fmt.Errorf("repair name %s: %w", f.Container, err)
-		}
-		done = append(done, f.File)
+// claimOf is what a container knows of its snapshot. record is where its config.json is.
+func claimOf(c *Config, record string) snapshot.Claim {
+	claim := snapshot.Claim{Parent: c.Image.Chain}
+	if c.RootFS != "" {
+		claim = snapshot.Claim{Dirs: []string{c.RootFS}}
 	}
-	return done, nil
+	if b, err := readBytes(record); err == nil && !c.AutoRemove && !rowdb.Unsealed(b) {
+		claim.Labels = map[string]string{copyLabel: string(b)}
+	}
+	return claim
 }
 
-// idsNamed are the containers whose record says that they have a name: at most one.
-func (s *Store) idsNamed(name string) []string {
-	ids, _ := s.ids()
-	for _, id := range ids {
-		var c Config
-		if readJSON(s.path(id, "config.json"), &c) == nil && c.ID == id && c.Name == name {
-			return []string{id}
+// nameOf is the name of a container that cannot say it: of the link that leads to it, or else the beginning of its ID.
+func (s *Store) nameOf(id string) string {
+	names, _ := os.ReadDir(filepath.Join(s.dir, "names"))
+	for _, n := range names {
+		if target, err := os.Readlink(filepath.Join(s.dir, "names", n.Name())); err == nil && filepath.Base(target) == id {
+			return n.Name()
 		}
 	}
-	return nil
+	return id[:12]
 }

@@ -3,7 +3,8 @@
 // On disk, below the store's root:
 //
 //	containers/ID/              locked by flock as long as the container's monitor lives
-//	containers/ID/config.json   how it was made; written once
+//	containers/ID/config.json   how it was made; written once. Its snapshot has a copy of it, and it knows what the snapshot stands on: each
+//	                            is made again of the other
 //	containers/ID/exit.json     how it ended, last time
 //	containers/names/NAME       a symbolic link to ../ID: making it is the test that the name is free
 //
@@ -16,4 +17,7 @@
 // The monitor is the process that waits for the container: the command line itself, or for a container with a terminal a process of its
 // own. Whether a container lives is asked of the lock and never guessed from a pid. A container whose lock is free and which has no end
 // on record lost its monitor: whoever looks next ends what is left of it, takes its cgroups away and records that.
+//
+// Records have a checksum (rowdb.Seal). A container that has lost its config.json is not taken for one that is being made, or removed: it
+// stays, and Check tells of it.
 package runtime

@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -114,11 +113,11 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 		return s.remove(ctx, c.Config)
 	}
 	var r running
-	if readJSON(s.volatile(&c.Config, "state.json"), &r); r.Pid == 0 {
+	if readVolatile(s.volatile(&c.Config, "state.json"), &r); r.Pid == 0 {
 		return os.RemoveAll(s.volatile(&c.Config)) // it had not begun
 	}
 	e := ended{ExitCode: 255, Error: "its monitor was killed; nobody saw how it ended", StartedAt: r.StartedAt, FinishedAt: time.Now().UTC()}
-	b, err := json.Marshal(e)
+	b, err := seal(c.ID, "exit.json", e)
 	if err == nil {
 		err = snapshot.WriteFile(s.path(c.ID, "exit.json"), b, true)
 	}
@@ -172,12 +171,6 @@ func (s *Store) remove(ctx context.Context, c Config) error {
 	err = os.RemoveAll(s.volatile(&c))
 	failpoint.Hit("remove/volatile")
 	return errors.Join(err, os.RemoveAll(s.path(c.ID)))
-}
-
-// recorded says whether a container has a record, or may have one that cannot be read now.
-func (s *Store) recorded(id string) bool {
-	var c Config
-	return !errors.Is(readJSON(s.path(id, "config.json"), &c), fs.ErrNotExist)
 }
 
 // sweep takes away a directory without a record whose maker is gone.

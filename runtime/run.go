@@ -218,7 +218,7 @@ func (s *Store) finish(ctx context.Context, r *recorded, e ended) error {
 	if r.AutoRemove {
 		return s.remove(ctx, r.Config)
 	}
-	b, err := json.Marshal(e)
+	b, err := seal(r.ID, "exit.json", e)
 	if err == nil {
 		err = snapshot.WriteFile(s.path(r.ID, "exit.json"), b, true)
 	}
@@ -346,7 +346,7 @@ func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Con
 	}
 	session := monitor.NewSession(conn)
 	r := &recorded{lock: lock, signals: session.Signals(), session: session}
-	if err := readJSON(s.path(id, "config.json"), &r.Config); err != nil {
+	if r.Config, err = s.readConfig(id); err != nil {
 		return 0, err
 	}
 	failpoint.Hit("monitor/opened")

@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -171,6 +170,7 @@ func Open(root, runRoot string, snaps *snapshot.Store) (*Store, error) {
 	}
 	s := &Store{dir: filepath.Join(root, "containers"), root: root, rroot: runRoot, snaps: snaps}
 	of := sha256.Sum256([]byte(s.dir))
+	snaps.ClaimedBy(s.claimed)
 	s.run = filepath.Join(runRoot, "containers", hex.EncodeToString(of[:8]))
 	for _, dir := range []string{filepath.Join(s.dir, "names"), s.run} {
 		if _, err := os.Lstat(dir); err == nil {
@@ -248,8 +248,14 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 	}()
 	failpoint.Hit("container/named")
 	var opts []snapshot.Opt
+	b, err := seal(c.ID, "config.json", c)
+	if err != nil {
+		return nil, fmt.Errorf("make container: %w", err)
+	}
 	if c.AutoRemove {
 		opts = append(opts, snapshot.WithVolatile())
+	} else {
+		opts = append(opts, snapshot.WithLabels(map[string]string{copyLabel: string(b)}))
 	}
 	if c.RootFS != "" {
 		opts = append(opts, snapshot.WithLowers([]string{c.RootFS}))
@@ -258,10 +264,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
 	failpoint.Hit("container/snapshot")
-	b, err := json.Marshal(c)
-	if err == nil {
-		err = snapshot.WriteFile(s.path(c.ID, "config.json"), b, !c.AutoRemove)
-	}
+	err = snapshot.WriteFile(s.path(c.ID, "config.json"), b, !c.AutoRemove)
 	if err == nil && !c.AutoRemove {
 		err = errors.Join(snapshot.SyncDir(s.dir), snapshot.SyncDir(filepath.Join(s.dir, "names")))
 	}
@@ -310,39 +313,11 @@ func ValidName(name string) bool {
 	return len(name) >= 2 && len(name) <= 200
 }
 
-// ended is exit.json.
-type ended struct {
-	ExitCode              int
-	Error                 string `json:",omitempty"`
-	StartedAt, FinishedAt time.Time
-}
-
-// running is state.json.
-type running struct {
-	Pid       int
-	StartedAt time.Time
-}
-
-// readJSON reads a record. An empty one, or one of zeroes, is what a power cut leaves of a file that was not made durable: it is not
-// there.
-func readJSON(path string, v any) error {
-	b, err := os.ReadFile(path)
-	if err == nil && len(bytes.Trim(b, "\x00")) == 0 {
-		err = &fs.PathError{Op: "read", Path: path, Err: fs.ErrNotExist}
-	}
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("read %s: %w: %w", path, snapshot.ErrDamaged, err)
-	}
-	return nil
-}
-
 // load reads a container, and settles what a crash left of it. It returns ErrNotFound for one that is gone, or was never whole.
 func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 	c := &Container{}
-	err := readJSON(s.path(id, "config.json"), &c.Config)
+	var err error
+	c.Config, err = s.readConfig(id)
 	if err == nil && c.Version != configVersion {
 		err = fmt.Errorf("container %.12s was made by another version of layerctl (%d): %w", id, c.Version, ErrUnsupported)
 	}
@@ -357,7 +332,7 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 		return nil, err
 	}
 	var r running
-	readJSON(s.volatile(&c.Config, "state.json"), &r) // not there, or half written: it has not begun, as far as anybody knows
+	readVolatile(s.volatile(&c.Config, "state.json"), &r) // not there, or half written: it has not begun, as far as anybody knows
 	if monitored {
 		c.State, c.starting = State{Status: StatusCreated}, true
 		if r.Pid != 0 {
@@ -376,7 +351,7 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 		}
 	}
 	var e ended
-	switch err := readJSON(s.path(id, "exit.json"), &e); {
+	switch err := s.readRecord(id, "exit.json", &e); {
 	case err == nil:
 		c.State = State{Status: StatusExited, ExitCode: e.ExitCode, Error: e.Error, StartedAt: e.StartedAt, FinishedAt: e.FinishedAt}
 	case errors.Is(err, fs.ErrNotExist):

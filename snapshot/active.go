@@ -372,7 +372,7 @@ func (s *Store) Stat(_ context.Context, key string) (Info, error) {
 }
 
 func infoOf(rec record) Info {
-	return Info{Name: rec.Key, Parent: rec.Parent, Kind: rec.Kind, Labels: rec.Labels, Created: rec.Created, Updated: rec.Updated}
+	return Info{Name: rec.Key, Parent: rec.Parent, Dirs: rec.Dirs, Kind: rec.Kind, Labels: rec.Labels, Created: rec.Created, Updated: rec.Updated}
 }
 
 // Usage says what a snapshot takes by itself. An active one is counted anew each time.

@@ -299,7 +299,8 @@ func (c *checker) actives(used map[string]*CheckedTree) error {
 		}
 		for _, dir := range []string{"fs", "work"} {
 			if info, err := os.Lstat(c.path("active", a, dir)); rec.Kind == KindActive && (err != nil || !info.IsDir()) {
-				c.find(Finding{File: "active/" + a + "/" + dir, Problem: "is not there: what was written in it is lost", Keys: []string{rec.Key}})
+				c.find(Finding{File: "active/" + a + "/" + dir, Problem: map[string]string{"fs": "is not there: what was written in it is lost", "work": "is not there"}[dir],
+					Keys: []string{rec.Key}})
 			}
 		}
 		for _, id := range rec.Trees {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // checkedStore has the chain base, base top, and the active snapshot "a" on top.
@@ -144,6 +145,118 @@ func TestCheckAndRepair(t *testing.T) {
 				t.Errorf("the active snapshot: %+v %v", info, err)
 			}
 		})
+	}
+}
+
+// A root that is opaque hides the layers below it from overlayfs and from the record, and that is no finding.
+func TestCheckOpaqueRoot(t *testing.T) {
+	s, ctx := checkedStore(t), context.Background()
+	if err := unix.Lsetxattr(s.path("trees", "2", "fs"), opaqueXattrs[0], []byte("y"), 0); err != nil {
+		t.Skip(err)
+	}
+	if err := s.Create(ctx, "b", "top"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(ctx, "a"); err != nil { // made before
+		t.Fatal(err)
+	}
+	if rec, err := readRecordFile(s.activeDir("b")); err != nil || len(rec.Trees) != 1 {
+		t.Fatalf("the record names the trees %q, %v", rec.Trees, err)
+	}
+	if got := findings(t, s); got != "" {
+		t.Error(got)
+	}
+	if err := os.Remove(filepath.Join(s.activeDir("b"), "record.json")); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := s.Repair(ctx, map[string]Claim{"b": {Parent: "top"}}); err != nil || len(done) != 1 {
+		t.Errorf("repaired %q, %v", done, err)
+	}
+	if got := findings(t, s); got != "" {
+		t.Error(got)
+	}
+}
+
+// An active snapshot that has lost its record is not taken for one that was never finished, as long as somebody knows it; and it is made
+// again of what he knows.
+func TestLostRecord(t *testing.T) {
+	s, ctx := checkedStore(t), context.Background()
+	keys, asked := []string{"other", "a"}, error(nil)
+	s.ClaimedBy(func() ([]string, error) { return keys, asked })
+	if err := s.Create(ctx, "mine", "top"); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"a", "mine"} {
+		if there, written := s.Written(key); !there || written {
+			t.Errorf("%s: there %v, written %v", key, there, written)
+		}
+		if err := os.WriteFile(filepath.Join(s.activeDir(key), "fs", "x"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if there, written := s.Written(key); !there || !written {
+			t.Errorf("%s: there %v, written %v", key, there, written)
+		}
+		if err := os.Remove(filepath.Join(s.activeDir(key), "record.json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked = errors.New("cannot be asked")
+	if err := s.Sweep(ctx); !errors.Is(err, asked) {
+		t.Errorf("swept without knowing whose: %v", err)
+	}
+	asked = nil
+	actives, err := s.Actives()
+	if err != nil || len(actives) != 2 {
+		t.Fatalf("%+v, %v", actives, err)
+	}
+	for _, a := range actives {
+		if a.Path == s.activeDir("a") && (a.Key != "a" || a.Leftover) || a.Path == s.activeDir("mine") && (a.Key != "" || !a.Leftover) {
+			t.Errorf("%+v", a)
+		}
+	}
+	if err := s.Sweep(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if there, written := s.Written("a"); !there || !written {
+		t.Error("what somebody claims was swept")
+	}
+	if there, _ := s.Written("mine"); there {
+		t.Error("what nobody claims was not swept")
+	}
+	if err := s.Remove(ctx, "top"); !errors.Is(err, ErrInUse) {
+		t.Errorf("remove what it stands on: %v", err)
+	}
+	claim := Claim{Parent: "top", Labels: map[string]string{"l": "v"}}
+	if done, err := s.Repair(ctx, map[string]Claim{"a": claim}); err != nil || len(done) != 1 {
+		t.Errorf("repaired %q, %v", done, err)
+	}
+	if info, err := s.Stat(ctx, "a"); err != nil || info.Parent != "top" || info.Labels["l"] != "v" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if err := os.RemoveAll(filepath.Join(s.activeDir("a"), "work")); err != nil {
+		t.Fatal(err)
+	}
+	if got := findings(t, s); !strings.Contains(got, "/work: is not there") {
+		t.Errorf("without work: %s", got)
+	}
+	if done, err := s.Repair(ctx, map[string]Claim{"a": claim}); err != nil || len(done) != 1 || findings(t, s) != "" {
+		t.Errorf("repaired %q, %v: %s", done, err, findings(t, s))
+	}
+	lock, err := lockActive(s.activeDir("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Abandon(ctx, "a"); !errors.Is(err, ErrInUse) {
+		t.Errorf("abandon what is mounted: %v", err)
+	}
+	lock.Close()
+	for range 2 {
+		if err := s.Abandon(ctx, "a"); err != nil || !gone(s.activeDir("a")) {
+			t.Errorf("abandon: %v", err)
+		}
+	}
+	if err := s.Remove(ctx, "top"); err != nil {
+		t.Errorf("remove what it stood on: %v", err)
 	}
 }
 

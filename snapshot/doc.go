@@ -32,7 +32,8 @@
 // What an operation relies on or has made, and nothing names yet, it holds by a Lease; nobody deletes what is held.
 //
 // Rows and small files carry a checksum of their own (rowdb.Seal), and a tree's row the sums of the files beside fs: Check believes
-// nothing else. Repair exchanges a damaged tree in one step, and never one below a mount.
+// nothing else. Repair exchanges a damaged tree in one step, and never one below a mount. An active snapshot without a record is half made,
+// and swept, unless somebody claims it (ClaimedBy): then it has lost its record, which Repair writes again of what he knows.
 //
 // Preparing and mounting open no database: a container's start reads one small file and makes a few.
 package snapshot

@@ -189,7 +189,7 @@ func (s *Store) dropStaleLinks(h string) {
 	}
 }
 
-// sweepActive takes an active snapshot away that has no record and whose maker is gone.
+// sweepActive takes an active snapshot away that has no record, no owner, and whose maker is gone.
 func (s *Store) sweepActive(name string) error {
 	dir := s.path("active", name)
 	if _, err := readRecordFile(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -202,6 +202,9 @@ func (s *Store) sweepActive(name string) error {
 	defer d.Close()
 	if _, err := readRecordFile(dir); !errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	if key, err := s.owner(dir); err != nil || key != "" {
+		return err
 	}
 	return s.Discard(dir)
 }

@@ -19,12 +19,6 @@ import (
 	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
-// Claim is what the maker of an active snapshot knows of it: enough to write its record again.
-type Claim struct {
-	Parent string
-	Dirs   []string // instead of a parent
-}
-
 // Repair makes right what can be made of something else that is here: rows of chains/ and the other way round, the derived buckets,
 // links to parents, the init lower, and the records of active snapshots, whose keys and parents their maker tells. It does not touch
 // trees of layers. It returns a line for each thing that it made right. What was done stays done when it returns an error.
@@ -222,6 +216,13 @@ func (r *repairer) records(actives map[string]Claim) error {
 		if gone(dir) {
 			continue
 		}
+		// overlayfs' own directory holds nothing that lasts.
+		if work := filepath.Join(dir, "work"); gone(work) && !gone(filepath.Join(dir, "fs")) {
+			if err := os.Mkdir(work, 0o700); err != nil {
+				return err
+			}
+			r.made("active/" + filepath.Base(dir) + "/work")
+		}
 		rec, err := readRecordFile(dir)
 		b, rerr := os.ReadFile(filepath.Join(dir, "record.json"))
 		if err == nil && rec.Key == key && rerr == nil && !rowdb.Unsealed(b) {
@@ -234,7 +235,7 @@ func (r *repairer) records(actives map[string]Claim) error {
 			}
 			a := actives[key]
 			made := info.ModTime().UTC()
-			rec = record{Key: key, Parent: a.Parent, Dirs: a.Dirs, Kind: KindActive, Created: made, Updated: made}
+			rec = record{Key: key, Parent: a.Parent, Dirs: a.Dirs, Kind: KindActive, Labels: a.Labels, Created: made, Updated: made}
 			if a.Parent != "" {
 				rec.Parent = r.standsOn(filepath.Base(dir), a.Parent)
 				c, err := r.readChain(rec.Parent)

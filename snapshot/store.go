@@ -28,6 +28,7 @@ const (
 // Info describes a snapshot. Name is the key of an active one or view.
 type Info struct {
 	Name, Parent     string
+	Dirs             []string // instead of a parent, highest first
 	Kind             Kind
 	Labels           map[string]string
 	Created, Updated time.Time
@@ -41,6 +42,7 @@ type Store struct {
 	root     string
 	db       *rowdb.DB
 	detached bool // what takes long to delete is the reaper's
+	claimed  func() ([]string, error)
 }
 
 var (

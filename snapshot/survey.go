@@ -181,6 +181,11 @@ func (s *Store) Actives() ([]Active, error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			a.Held, a.Leftover = Held(dir), true
+			if key, err := s.owner(dir); err != nil {
+				return nil, err
+			} else if key != "" { // it has lost its record
+				a.Key, a.Held, a.Leftover = key, Held(filepath.Join(dir, "lock")), false
+			}
 		case err != nil:
 			a.Held = true // damaged: nobody knows what it is, so it stays until check has looked at it
 		default:

@@ -71,6 +71,10 @@ func TestCheck(t *testing.T) {
 		{"the snapshots' rows", "rm snapshots/meta.db", "--quick", "snapshots/meta.db: is not there (images " + app},
 		{"a link to a container", "rm containers/names/stopped", "--quick", "containers/names/stopped: does not lead to its container (container stopped)"},
 		{"a container's snapshot", "rm snapshots/active/*/record.json", "--quick", ": its snapshot is not there (container stopped)"},
+		{"a container's snapshot, and a prune before anybody looks", "rm snapshots/active/*/record.json; " + binary + " --root . image prune -f >/dev/null", "--quick", ": its snapshot is not there (container stopped)"},
+		{"a container's record", "printf x | dd of=$(echo containers/*/config.json) bs=1 seek=30 conv=notrunc status=none", "--quick", "/config.json: is damaged (container stopped)"},
+		{"a lost record of a container", "rm containers/*/config.json; " + binary + " --root . prune -f >/dev/null 2>&1 || true", "--quick", "/config.json: is damaged (container stopped)"},
+		{"a container's end", "printf x | dd of=$(echo containers/*/exit.json) bs=1 seek=5 conv=notrunc status=none", "--quick", "/exit.json: is damaged (container stopped)"},
 		{"a link to a parent", "rm snapshots/children/*/*", "--quick", " could be removed (images " + app + ", localhost/here:tagged; container stopped)"},
 		{"a stub", "rm snapshots/trees/init/fs/etc/hosts", "--quick", "snapshots/trees/init/fs/etc/hosts: is missing"},
 	} {
@@ -86,6 +90,9 @@ func TestCheck(t *testing.T) {
 		r = e.run(append([]string{"--root", copied, "check", "--repair"}, strings.Fields(row.level)...)...)
 		if r.code != 0 || !strings.Contains(r.stdout, "healed: ") || !strings.Contains(r.stdout, "\nok: ") || r.stderr != "" {
 			t.Errorf("%s: repaired: status %d\n%s%s", row.name, r.code, r.stdout, r.stderr)
+		}
+		if got := sh(t, copied, "cat snapshots/active/*/fs/mine"); got != "mine\n" {
+			t.Errorf("%s: after the repair the container has %q", row.name, got)
 		}
 		if got := e.ok("--root", copied, "check", "--full"); !strings.HasPrefix(got, "ok: 3 images, 1 containers, 5 layers, ") {
 			t.Errorf("%s: after the repair: %s", row.name, got)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -129,16 +130,16 @@ func (a *app) check(ctx context.Context, level image.CheckLevel, repair bool) (*
 		return nil, err
 	}
 	var did image.RepairReport
-	if repair && len(ours.Findings)+len(theirs.Findings) > 0 {
-		files, err := containers.Repair(ctx)
+	// What is repaired may show what lay behind it: a layer that no row named is not looked at.
+	for pass := 0; repair && pass < 3 && len(ours.Findings)+len(theirs.Findings) > 0; pass++ {
+		before := len(did.Healed) + len(did.Lost)
+		first, err := containers.Repair(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range files {
-			did.Healed = append(did.Healed, f+": made right")
-		}
-		more, err := images.Repair(ctx, ours, image.RepairOptions{Claims: theirs.Claims, Notice: func(line string) { slog.Info(line) }})
-		did.Healed, did.Lost, did.Left = append(did.Healed, more.Healed...), more.Lost, more.Left
+		more, err := images.Repair(ctx, ours, image.RepairOptions{Claims: first.Claims, Notice: func(line string) { slog.Info(line) }})
+		did.Healed, did.Lost = slices.Concat(did.Healed, first.Healed, more.Healed), slices.Concat(did.Lost, first.Lost, more.Lost)
+		did.Left = append(first.Left, more.Left...)
 		if err != nil {
 			return nil, err
 		}
@@ -153,6 +154,9 @@ func (a *app) check(ctx context.Context, level image.CheckLevel, repair bool) (*
 		}
 		if ours, err = images.Check(ctx, level); err != nil {
 			return nil, err
+		}
+		if len(did.Healed)+len(did.Lost) == before {
+			break
 		}
 	}
 	r := &checkReport{Healed: did.Healed, Lost: did.Lost, Left: did.Left, Findings: []checkFinding{}, Notes: ours.Notes, Images: ours.Images, Containers: int64(theirs.Containers),

@@ -1,0 +1,112 @@
+package runtime
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/layerctl/layerctl/snapshot"
+	"github.com/layerctl/layerctl/snapshot/rowdb"
+)
+
+// ended is exit.json.
+type ended struct {
+	ExitCode              int
+	Error                 string `json:",omitempty"`
+	StartedAt, FinishedAt time.Time
+}
+
+// running is state.json.
+type running struct {
+	Pid       int
+	StartedAt time.Time
+}
+
+// copyLabel is the label of a container's snapshot that has a copy of config.json, of a container that is kept: each is made again of the
+// other where it is damaged or lost.
+const copyLabel = "layerctl.container"
+
+// seal marshals a record of a container with its checksum.
+func seal(id, name string, v any) ([]byte, error) { return rowdb.Seal(id+"/"+name, v) }
+
+// readBytes reads a small file. An empty one, or one of zeroes, is what a power cut leaves of a file that was not made durable: it is not
+// there.
+func readBytes(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if err == nil && len(bytes.Trim(b, "\x00")) == 0 {
+		err = &fs.PathError{Op: "read", Path: path, Err: fs.ErrNotExist}
+	}
+	return b, err
+}
+
+// readVolatile reads a small file below the run root.
+func readVolatile(path string, v any) error {
+	b, err := readBytes(path)
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	return err
+}
+
+// readRecord reads one of a container's records. One that is not as it was written is snapshot.ErrDamaged.
+func (s *Store) readRecord(id, name string, v any) error {
+	b, err := readBytes(s.path(id, name))
+	if err != nil {
+		return err
+	}
+	if err := rowdb.Unseal(id+"/"+name, b, v); err != nil {
+		return fmt.Errorf("read %s: %w", s.path(id, name), snapshot.ErrDamaged)
+	}
+	return nil
+}
+
+// readConfig reads config.json. It is fs.ErrNotExist for a container that is being made or removed, and ErrDamaged for one that has lost it.
+func (s *Store) readConfig(id string) (c Config, err error) {
+	err = s.readRecord(id, "config.json", &c)
+	if errors.Is(err, fs.ErrNotExist) && s.lostConfig(id) {
+		err = fmt.Errorf("read %s: it is missing: %w", s.path(id, "config.json"), snapshot.ErrDamaged)
+	}
+	if err == nil && c.ID != id {
+		err = fmt.Errorf("read %s: it is another container's: %w", s.path(id, "config.json"), snapshot.ErrDamaged)
+	}
+	return c, err
+}
+
+// lostConfig says of a container without config.json whether it was there once and was not removed: the container has ended or written
+// something, its snapshot is still there, and it is one that is kept.
+func (s *Store) lostConfig(id string) bool {
+	if _, err := os.Lstat(s.path(id, "removed.json")); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	there, written := s.snaps.Written(snapshotKey(id))
+	if !there {
+		return false
+	}
+	if _, err := os.Lstat(s.path(id, "exit.json")); err == nil {
+		return true // only of those that are kept
+	}
+	info, err := s.snaps.Stat(context.Background(), snapshotKey(id))
+	return err == nil && written && info.Labels[copyLabel] != ""
+}
+
+// recorded says whether a container has a record, or may have one that cannot be read now.
+func (s *Store) recorded(id string) bool {
+	_, err := s.readConfig(id)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// claimed are the keys of the snapshots that containers have.
+func (s *Store) claimed() (keys []string, err error) {
+	ids, err := s.ids()
+	for _, id := range ids {
+		if s.recorded(id) {
+			keys = append(keys, snapshotKey(id))
+		}
+	}
+	return keys, err
+}
