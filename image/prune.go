@@ -80,6 +80,9 @@ func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 		dir := filepath.Join(s.dir, "ingest", name)
 		v.Leftovers = append(v.Leftovers, snapshot.Item{Name: "download " + name, Path: dir, Leftover: true, Held: snapshot.Held(filepath.Join(dir, "lock"))})
 	}
+	if kept := s.db.Kept(); exists(kept) {
+		v.Leftovers = append(v.Leftovers, snapshot.Item{Name: "damaged rows of images", Path: kept, Leftover: true})
+	}
 	for _, list := range [][]snapshot.Item{v.Blobs, v.Leftovers} {
 		for i := range list {
 			item := &list[i]
@@ -102,7 +105,7 @@ func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, own := range []struct{ dir, elsewhere string }{{"", "blobs ingest"}, {"blobs", "sha256"}, {"blobs/sha256", "*"}, {"ingest", "*"}} {
+	for _, own := range []struct{ dir, elsewhere string }{{"", "blobs ingest " + filepath.Base(s.db.Kept())}, {"blobs", "sha256"}, {"blobs/sha256", "*"}, {"ingest", "*"}} {
 		size, err := snapshot.OwnUsage(ctx, filepath.Join(s.dir, own.dir), func(name string) bool {
 			return own.elsewhere == "*" || slices.Contains(strings.Fields(own.elsewhere), name)
 		})
@@ -188,6 +191,9 @@ func (s *Store) ExecutePrune(ctx context.Context, p Plan) (done []Deleted, err e
 	first := errors.Join(s.content.Sweep(), s.snaps.SweepFiles(ctx))
 	for _, dir := range []string{"", "names", "blobs/sha256"} {
 		first = errors.Join(first, snapshot.SweepTemporary(filepath.Join(s.dir, dir)))
+	}
+	if err := os.Remove(s.db.Kept()); !errors.Is(err, fs.ErrNotExist) {
+		first = errors.Join(first, err)
 	}
 	failpoint.Hit("prune/files")
 	for images := p.Images; len(images) > 0; {
@@ -293,6 +299,11 @@ func (s *Store) sweepNames() error {
 		}
 		return err
 	})
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func dirNames(dir string) ([]string, error) {

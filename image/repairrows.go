@@ -279,7 +279,7 @@ func (h *healer) writeRows() error {
 	}
 	switch {
 	case a.Anew && a.Kept != "":
-		h.healed("images/meta.db: made anew, with %d images; the damaged one is kept as %s", len(h.st.images), filepath.Base(a.Kept))
+		h.healed("images/meta.db: made anew, with %d images; the damaged one is kept as %s until the next prune", len(h.st.images), filepath.Base(a.Kept))
 	case a.Anew:
 		h.healed("images/meta.db: made anew, with %d images", len(h.st.images))
 	default:

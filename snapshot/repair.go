@@ -164,7 +164,7 @@ func (r *repairer) writeRows() error {
 		line = fmt.Sprintf("snapshots/meta.db: made anew, with %d snapshots", len(r.st.rows))
 	}
 	if a.Kept != "" {
-		line += "; the damaged one is kept as " + filepath.Base(a.Kept)
+		line += "; the damaged one is kept as " + filepath.Base(a.Kept) + " until the next prune"
 	}
 	r.done = append(r.done, line)
 	return nil

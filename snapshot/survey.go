@@ -37,7 +37,7 @@ type Survey struct {
 	Committed map[string]Committed // by name
 	Trees     []Item
 	Actives   []Active
-	Leftovers []Item // stagings and what is in the trash
+	Leftovers []Item // stagings, what is in the trash, and a database that Repair has replaced
 	Own       int64
 }
 
@@ -101,11 +101,20 @@ func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 			v.Leftovers = append(v.Leftovers, item)
 		}
 	}
+	if kept := s.db.Kept(); !gone(kept) {
+		item := Item{Name: "damaged rows of snapshots", Path: kept, Leftover: true}
+		if err := item.Measure(ctx); err != nil {
+			return nil, err
+		}
+		v.Leftovers = append(v.Leftovers, item)
+	}
 	for _, own := range []struct {
 		dir       string
 		elsewhere func(string) bool
 	}{
-		{"", func(name string) bool { return slices.Contains([]string{"trees", "active", "staging", "trash"}, name) }},
+		{"", func(name string) bool {
+			return slices.Contains([]string{"trees", "active", "staging", "trash", filepath.Base(s.db.Kept())}, name)
+		}},
 		{"trees", isNumber}, {"active", all}, {"staging", all}, {"trash", all},
 	} {
 		size, err := OwnUsage(ctx, s.path(own.dir), own.elsewhere)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"go.etcd.io/bbolt"
@@ -37,6 +38,9 @@ func (s *Store) SweepFiles(ctx context.Context) error {
 	}
 	if err := s.sweepStagings(); err != nil {
 		return fmt.Errorf("sweep stagings: %w", err)
+	}
+	if err := os.Remove(s.db.Kept()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("sweep: %w", err)
 	}
 	return s.EmptyTrash(ctx)
 }

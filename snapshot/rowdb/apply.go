@@ -110,7 +110,7 @@ func (d *DB) replace(want Contents) (kept string, err error) {
 		err = os.Rename(fresh, d.path)
 	case err == nil:
 		failpoint.Hit("rowdb/exchanged")
-		kept = d.path + ".damaged"
+		kept = d.Kept()
 		err = os.Rename(fresh, kept)
 	}
 	if err == nil {
@@ -118,3 +118,6 @@ func (d *DB) replace(want Contents) (kept string, err error) {
 	}
 	return kept, err
 }
+
+// Kept is where Apply leaves a damaged database that it has replaced, for whoever wants to see it. Nothing reads it.
+func (d *DB) Kept() string { return d.path + ".damaged" }
