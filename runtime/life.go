@@ -131,16 +131,20 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 // endProcesses ends what runs in a container's cgroups and takes them away. Its lock must be held.
 func endProcesses(id string) error {
 	group := cgroup.Of(id)
-	for range 100 {
+	for until := time.Now().Add(2 * time.Second); ; {
 		if err := group.Kill(); err != nil {
 			return fmt.Errorf("end what is left of container %.12s: %w", id, err)
 		}
-		if group.Empty() {
-			break
+		err := group.Remove()
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(until) {
+			return err
 		}
-		time.Sleep(10 * time.Millisecond) // the kernel tells nobody when a killed process is gone, on v1
+		if group.Empty() {
+			time.Sleep(time.Millisecond) // the last one is on its way out, and nobody tells when it has gone
+		} else {
+			group.Wait(until)
+		}
 	}
-	return group.Remove()
 }
 
 // remove takes away everything of a container that does not run. The record goes first, so that a crash leaves what no record reaches;

@@ -164,8 +164,11 @@ func (s *Store) supervise(ctx context.Context, r *recorded, stdio [3]int, vfork 
 		defer p.close()
 		e, err = s.runPrepared(r, p, vfork)
 		p.close()
-		if rerr := p.group.Remove(); err == nil && rerr != nil {
-			err = rerr
+		if rerr := p.group.Remove(); rerr != nil {
+			if rerr = endProcesses(r.ID); rerr != nil {
+				// The record stays, so that whoever looks next tries again: nothing else knows whose the groups are.
+				return e.ExitCode, errors.Join(err, rerr)
+			}
 		}
 	}
 	failpoint.Hit("end/released")
@@ -250,7 +253,7 @@ func (s *Store) Explain(ctx context.Context, o CreateOptions, w io.Writer) error
 			p.Console.Close()
 		}
 		p.close()
-		err = errors.Join(err, p.group.Remove())
+		err = errors.Join(err, endProcesses(r.ID))
 	}
 	err = errors.Join(err, s.remove(ctx, r.Config))
 	if err == nil {

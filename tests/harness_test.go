@@ -206,7 +206,9 @@ func (e *env) checkLeaks() {
 	for _, dir := range cgroups() {
 		for !e.cgroupsBefore[dir] && exists(dir) {
 			if time.Now().After(deadline) {
-				e.t.Errorf("leaked: cgroup %s", dir)
+				if who := inCgroup(dir, e.dir); who != "" {
+					e.t.Errorf("leaked: cgroup %s, with %s", dir, who)
+				}
 				break
 			}
 			time.Sleep(20 * time.Millisecond)
@@ -215,6 +217,24 @@ func (e *env) checkLeaks() {
 	for _, p := range holders(e.root) {
 		e.t.Errorf("leaked: %s", p)
 	}
+}
+
+// inCgroup says who is in a container's cgroup; "" if it is certainly not a container of the test in that directory, and lives.
+func inCgroup(dir, of string) string {
+	b, err := os.ReadFile(dir + "/cgroup.procs")
+	if err != nil {
+		return ""
+	}
+	pids := strings.Fields(string(b))
+	if len(pids) == 0 {
+		return "nobody"
+	}
+	for _, p := range pids {
+		if info, err := os.ReadFile("/proc/" + p + "/mountinfo"); err == nil && bytes.Contains(info, []byte(of)) {
+			return "process " + describeProcess("/proc/"+p)
+		}
+	}
+	return "" // every container has files of its store's run root mounted
 }
 
 // holders are the processes that have a mount below a directory in their namespace, or a file there open: they outlived their test.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -210,6 +211,23 @@ func (g *Group) Empty() bool {
 		}
 	}
 	return true
+}
+
+// Wait waits until the processes that are in the groups now have ended, and no longer than until then.
+func (g *Group) Wait(until time.Time) {
+	for _, dir := range g.Dirs {
+		pids, _ := processes(dir)
+		for _, pid := range pids {
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue // it is gone
+			}
+			for err = unix.EINTR; err == unix.EINTR && time.Now().Before(until); {
+				_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(until).Milliseconds())+1)
+			}
+			unix.Close(fd)
+		}
+	}
 }
 
 // Remove takes the groups away, and the parent with the last one.
