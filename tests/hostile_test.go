@@ -135,41 +135,57 @@ func TestHostileLayers(t *testing.T) {
 	}
 }
 
-// 10 GB in 10 MB end where the disk does, before they are written, and leave nothing.
+// 10 GB in 10 MB end where the disk does, before they are written, and so do two million files where its inodes do. Neither leaves
+// anything. (That no layer has more than ten million entries on any disk is a test of package layer.)
 func TestBomb(t *testing.T) {
 	e := newEnv(t)
 	member := func(b []byte) []byte {
 		var z bytes.Buffer
-		w, _ := gzip.NewWriterLevel(&z, gzip.BestCompression)
+		w, _ := gzip.NewWriterLevel(&z, gzip.BestSpeed)
 		w.Write(b)
 		w.Close()
 		return z.Bytes()
 	}
-	var head bytes.Buffer
+	var head, files bytes.Buffer
 	if err := tar.NewWriter(&head).WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "zeroes", Mode: 0o644, Size: 100 * 100 << 20, Format: tar.FormatGNU}); err != nil {
 		t.Fatal(err)
 	}
-	bomb := append(member(head.Bytes()), bytes.Repeat(member(make([]byte, 100<<20)), 100)...)
-	bomb = append(bomb, member(make([]byte, 1024))...)
-	if len(bomb) > 11<<20 {
-		t.Fatalf("a bomb of %d bytes", len(bomb))
+	w := tar.NewWriter(&files)
+	for i := range 100_000 {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("d%d/f%d", i/1000, i), Mode: 0o644, Format: tar.FormatGNU}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.WriteFile(filepath.Join(e.dir, "bomb.tar.gz"), bomb, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	end := member(make([]byte, 1024))
 	sh(t, e.dir, "truncate -s 64M disk; mkfs.ext4 -q disk; mkdir mnt; mount -o loop disk mnt")
 	t.Cleanup(func() { sh(t, e.dir, "umount mnt") })
 	small := *e
 	small.root = filepath.Join(e.dir, "mnt/store")
 	small.ok("images")
-	small.fails(1, []string{"import bomb.tar.gz", "zeroes", "no space left"}, "import", "bomb.tar.gz", "bomb")
-	if out := small.ok("images", "-q"); out != "" {
-		t.Errorf("an image has a name: %s", out)
-	}
-	small.waitForReaper()
-	for _, dir := range []string{"staging", "trees", "trash"} {
-		if names := list(filepath.Join(small.root, "snapshots", dir)); len(names) > 0 {
-			t.Errorf("left in %s: %q", dir, names)
+	for _, b := range []struct {
+		name  string
+		parts [][]byte
+		says  string
+	}{
+		{"gigabytes", [][]byte{member(head.Bytes()), bytes.Repeat(member(make([]byte, 100<<20)), 100), end}, "zeroes"},
+		{"entries", [][]byte{bytes.Repeat(member(files.Bytes()), 20), end}, "/f"},
+	} {
+		bomb := bytes.Join(b.parts, nil)
+		if len(bomb) > 60<<20 {
+			t.Fatalf("a bomb of %d bytes", len(bomb))
+		}
+		if err := os.WriteFile(filepath.Join(e.dir, b.name+".tar.gz"), bomb, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		small.fails(1, []string{"import " + b.name + ".tar.gz", b.says, "no space left"}, "import", b.name+".tar.gz", "bomb")
+		if out := small.ok("images", "-q"); out != "" {
+			t.Errorf("%s: an image has a name: %s", b.name, out)
+		}
+		small.waitForReaper()
+		for _, dir := range []string{"staging", "trees", "trash"} {
+			if names := list(filepath.Join(small.root, "snapshots", dir)); len(names) > 0 {
+				t.Errorf("%s: left in %s: %q", b.name, dir, names)
+			}
 		}
 	}
 }
