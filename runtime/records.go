@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -83,15 +82,14 @@ func (s *Store) lostConfig(id string) bool {
 	if _, err := os.Lstat(s.path(id, "removed.json")); !errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
-	there, written := s.snaps.Written(snapshotKey(id))
-	if !there {
+	left := s.snaps.Remains(snapshotKey(id))
+	if !left.Upper {
 		return false
 	}
 	if _, err := os.Lstat(s.path(id, "exit.json")); err == nil {
 		return true // only of those that are kept
 	}
-	info, err := s.snaps.Stat(context.Background(), snapshotKey(id))
-	return err == nil && written && info.Labels[copyLabel] != ""
+	return left.Written && left.Labels[copyLabel] != ""
 }
 
 // recorded says whether a container has a record, or may have one that cannot be read now.

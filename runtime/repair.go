@@ -56,7 +56,7 @@ func (r *repairer) container(ctx context.Context, id string) error {
 		return nil
 	}
 	whole := err == nil && r.sealed(id, "config.json")
-	there, _ := r.snaps.Written(snapshotKey(id))
+	there := r.snaps.Remains(snapshotKey(id)).Upper
 	var e ended
 	exit := r.readRecord(id, "exit.json", &e)
 	if whole && there && (errors.Is(exit, fs.ErrNotExist) || exit == nil && r.sealed(id, "exit.json")) {

@@ -192,3 +192,43 @@ func TestRepair(t *testing.T) {
 		})
 	}
 }
+
+// Whoever removes what a half-made container stands on asks for the containers' snapshots while the rows are locked, and must not wait for
+// himself.
+func TestSweepAsksNoRows(t *testing.T) {
+	s, ctx, id := testStore(t), context.Background(), newID()
+	_, err := s.snaps.Prepare(ctx, "base", "")
+	if err == nil {
+		err = s.snaps.Commit(ctx, "parent", "base")
+	}
+	if err == nil {
+		err = s.snaps.Create(ctx, snapshotKey(id), "parent")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	actives, err := s.snaps.Actives()
+	if err != nil || len(actives) != 1 {
+		t.Fatalf("%+v, %v", actives, err)
+	}
+	// Killed before either record was written.
+	if err := os.Remove(filepath.Join(actives[0].Path, "record.json")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(s.path(id), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.snaps.Remove(ctx, "parent") }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it waits for itself")
+	}
+	if left, err := s.snaps.Actives(); err != nil || len(left) > 0 {
+		t.Errorf("what was half made is still there: %+v, %v", left, err)
+	}
+}

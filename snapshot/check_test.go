@@ -187,14 +187,14 @@ func TestLostRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"a", "mine"} {
-		if there, written := s.Written(key); !there || written {
-			t.Errorf("%s: there %v, written %v", key, there, written)
+		if left := s.Remains(key); !left.Upper || left.Written {
+			t.Errorf("%s: %+v", key, left)
 		}
 		if err := os.WriteFile(filepath.Join(s.activeDir(key), "fs", "x"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if there, written := s.Written(key); !there || !written {
-			t.Errorf("%s: there %v, written %v", key, there, written)
+		if left := s.Remains(key); !left.Upper || !left.Written {
+			t.Errorf("%s: %+v", key, left)
 		}
 		if err := os.Remove(filepath.Join(s.activeDir(key), "record.json")); err != nil {
 			t.Fatal(err)
@@ -217,10 +217,10 @@ func TestLostRecord(t *testing.T) {
 	if err := s.Sweep(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if there, written := s.Written("a"); !there || !written {
+	if left := s.Remains("a"); !left.Upper || !left.Written || left.Labels != nil {
 		t.Error("what somebody claims was swept")
 	}
-	if there, _ := s.Written("mine"); there {
+	if s.Remains("mine").Upper {
 		t.Error("what nobody claims was not swept")
 	}
 	if err := s.Remove(ctx, "top"); !errors.Is(err, ErrInUse) {
@@ -230,7 +230,7 @@ func TestLostRecord(t *testing.T) {
 	if done, err := s.Repair(ctx, map[string]Claim{"a": claim}); err != nil || len(done) != 1 {
 		t.Errorf("repaired %q, %v", done, err)
 	}
-	if info, err := s.Stat(ctx, "a"); err != nil || info.Parent != "top" || info.Labels["l"] != "v" {
+	if info, err := s.Stat(ctx, "a"); err != nil || info.Parent != "top" || info.Labels["l"] != "v" || s.Remains("a").Labels["l"] != "v" {
 		t.Errorf("%+v, %v", info, err)
 	}
 	if err := os.RemoveAll(filepath.Join(s.activeDir("a"), "work")); err != nil {

@@ -17,7 +17,8 @@ type Claim struct {
 }
 
 // ClaimedBy tells the store whom to ask for the keys that have an owner. An active snapshot without a record looks like one that was never
-// finished; one with an owner has lost its record, and is nobody's to sweep until Repair has written it again.
+// finished; one with an owner has lost its record, and is nobody's to sweep until Repair has written it again. Who is asked may not ask the
+// rows in turn, for they may be locked: Remains does not.
 func (s *Store) ClaimedBy(keys func() ([]string, error)) { s.claimed = keys }
 
 // owner is the key of the active snapshot at dir, which has no record, or "" where nobody claims it. Where the owners cannot be asked, it
@@ -35,15 +36,27 @@ func (s *Store) owner(dir string) (string, error) {
 	return "", err
 }
 
-// Written says what there is of an active snapshot besides its record: whether its upper is there, and whether something was written in it.
-func (s *Store) Written(key string) (there, written bool) {
-	f, err := os.Open(filepath.Join(s.activeDir(key), "fs"))
-	if err != nil {
-		return !errors.Is(err, fs.ErrNotExist), false
+// Remains is what there is of an active snapshot.
+type Remains struct {
+	Upper   bool              // its upper is there
+	Written bool              // and something is in it
+	Labels  map[string]string // of its record, where that can be read
+}
+
+// Remains looks what there is of the active snapshot under key. No rows are read.
+func (s *Store) Remains(key string) (r Remains) {
+	dir := s.activeDir(key)
+	f, err := os.Open(filepath.Join(dir, "fs"))
+	r.Upper = !errors.Is(err, fs.ErrNotExist)
+	if err == nil {
+		names, _ := f.Readdirnames(1)
+		r.Written = len(names) > 0
+		f.Close()
 	}
-	defer f.Close()
-	names, _ := f.Readdirnames(1)
-	return true, len(names) > 0
+	if rec, err := readRecordFile(dir); err == nil && rec.Key == key {
+		r.Labels = rec.Labels
+	}
+	return r
 }
 
 // Abandon removes an active snapshot of which more is lost than can be made again, with what is left of it. It is ErrInUse for one that is
