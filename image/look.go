@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"path/filepath"
@@ -21,8 +22,10 @@ import (
 // View is an image, or a part of one, looked into: its layers as one stack, read from their indexes. Close lets them go.
 type View struct {
 	*diff.Stack
-	Image  Image // whose layers they are
+	Image  Image // whose layers they are; zero for what is none
 	Layers []LayerView
+
+	staging *snapshot.Staging // of a tarball: it is discarded by Close
 }
 
 // LayerView is one layer of a View, lowest first.
@@ -78,18 +81,34 @@ func (s *Store) look(ctx context.Context, img Image) (*View, error) {
 		}
 		v.Layers = append(v.Layers, lv)
 	}
-	return v, s.open(v, trees)
+	return v, s.open(ctx, v, trees)
+}
+
+// ErrDamaged says of a layer that its index is damaged and cannot be made again from its tree: `check --repair` unpacks it anew.
+var ErrDamaged = errors.New("it cannot be made again of the layer's tree")
+
+// reindex makes a tree's index again that is missing or damaged.
+func (s *Store) reindex(ctx context.Context, t snapshot.Tree) error {
+	err := s.snaps.RemakeFile(ctx, t, "index", func(w io.Writer) error { return layer.Reindex(ctx, t.Dir, w) })
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	s.warn("the index of layer " + t.DiffID + " was damaged or missing, and was made again of its tree")
+	return nil
 }
 
 // open opens the indexes of a view's layers.
-func (s *Store) open(v *View, trees []snapshot.Tree) error {
+func (s *Store) open(ctx context.Context, v *View, trees []snapshot.Tree) error {
 	var stack []diff.Layer
 	for i, t := range trees {
-		x, err := layer.OpenTree(t.Dir, t.DiffID+" "+t.ID, nil)
+		var heal func() error
+		if v.staging == nil {
+			heal = func() error { return s.reindex(ctx, t) }
+		}
+		x, err := layer.OpenTree(t.Dir, t.DiffID+" "+t.ID, heal)
 		if err != nil {
 			v.Stack = diff.NewStack(stack...)
-			v.Close()
-			return fmt.Errorf("layer %s: %w", t.DiffID, err)
+			return fmt.Errorf("layer %s: %w", t.DiffID, errors.Join(err, v.Close()))
 		}
 		v.Layers[i].Index = x.Index
 		stack = append(stack, x)
@@ -106,6 +125,9 @@ func (v *View) Close() error {
 			err = errors.Join(err, l.Index.Close())
 		}
 	}
+	if v.staging != nil {
+		err = errors.Join(err, v.staging.Discard())
+	}
 	return err
 }
 
@@ -115,11 +137,77 @@ func (v *View) OpenIn(n int, path string) (*os.File, error) { return v.Stack.Lay
 // Entries yields what one layer brings, whiteouts and opaque directories among it.
 func (l *LayerView) Entries() iter.Seq2[layer.Entry, error] { return l.Index.All() }
 
+// Counts are how many names a layer brings.
+type Counts struct {
+	Files   int // all but directories and marks
+	Dirs    int
+	Deleted int // whiteouts, and directories that hide what was below
+}
+
+// Count counts a layer's names.
+func (l *LayerView) Count() (n Counts, err error) {
+	c := l.Index.Cursor()
+	for c.Next() {
+		switch c.Type() {
+		case layer.TypeWhiteout:
+			n.Deleted++
+		case layer.TypeOpaque:
+			n.Deleted++
+			n.Dirs++
+		case layer.TypeDir:
+			n.Dirs++
+		default:
+			n.Files++
+		}
+	}
+	return n, c.Err()
+}
+
 // Upto is the view of the lowest n layers. It shares their indexes: only v is closed.
 func (v *View) Upto(n int) *diff.Stack { return diff.NewStack(v.Stack.Layers()[:n]...) }
 
 // Only is the view of one layer alone, as a directory would be into which nothing else was unpacked.
 func (v *View) Only(n int) *diff.Stack { return diff.NewStack(v.Stack.Layers()[n]) }
+
+// Top is the place of the highest layer.
+func (v *View) Top() int { return len(v.Layers) - 1 }
+
+// LookChain opens the layers of a committed snapshot, which may be of an image that is gone: what a container stands on.
+func (s *Store) LookChain(ctx context.Context, chain string) (*View, error) {
+	trees, err := s.snaps.Chain(ctx, chain)
+	if err != nil {
+		return nil, err
+	}
+	v := &View{}
+	for _, t := range trees {
+		v.Layers = append(v.Layers, LayerView{Layer: Layer{DiffID: t.DiffID, Size: t.Usage.Size}, Dir: t.Dir})
+	}
+	return v, s.open(ctx, v, trees)
+}
+
+// LookTar unpacks a tarball, compressed or not, into a place of its own that goes when the view is closed.
+func (s *Store) LookTar(ctx context.Context, path string) (_ *View, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	v := &View{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("unpack %s: %w", path, err), v.Close())
+		}
+	}()
+	if v.staging, err = s.snaps.NewStaging(); err != nil {
+		return nil, err
+	}
+	res, err := layer.Apply(ctx, f, v.staging.Dir, layer.Options{Warn: s.warn})
+	if err != nil {
+		return nil, err
+	}
+	v.Layers = []LayerView{{Layer: Layer{DiffID: res.DiffID, TarSize: res.TarSize, Size: res.Size}, Dir: v.staging.Path()}}
+	return v, s.open(ctx, v, []snapshot.Tree{{DiffID: res.DiffID, Dir: v.staging.Path()}})
+}
 
 // sharers are, for each layer of an image, the other images that have it. A row that does not hold the layer's diff ID is not decoded.
 func (s *Store) sharers(img Image) ([][]string, error) {

@@ -59,6 +59,14 @@ type Store struct {
 	snaps   *snapshot.Store
 	content *content.Store
 	db      *rowdb.DB
+
+	Warn func(string) // is told what was found damaged and made right again; may be nil
+}
+
+func (s *Store) warn(line string) {
+	if s.Warn != nil {
+		s.Warn(line)
+	}
 }
 
 // Open opens the images of the store at root, whose snapshots are snaps. No database is opened yet.

@@ -18,7 +18,7 @@ import (
 // Open is asked for, so its entries have no digest of their content.
 func Dir(root string) *Stack { return NewStack(&tree{root: root}) }
 
-// Upper is an overlay's upper as a layer: its whiteouts and opaque directories hide what is below.
+// UpperLayer is an overlay's upper as a layer: its whiteouts and opaque directories hide what is below.
 func UpperLayer(root string) Layer { return &tree{root: root, overlay: true} }
 
 // Merged is an overlay as a view: its upper over its lowers, highest first, all of them walked.
@@ -69,6 +69,11 @@ type walked struct {
 	names []string
 	path  int // the length of its path, with the slash that follows
 }
+
+// Inode is what the cursor of a directory knows of an entry besides: the number of its inode, and of that one's names.
+type Inode interface{ Inode() (number, names uint64) }
+
+func (w *walk) Inode() (number, names uint64) { return w.st.Ino, uint64(w.st.Nlink) }
 
 func (w *walk) Path() []byte { return w.path }
 func (w *walk) Type() byte   { return w.kind }
