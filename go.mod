@@ -3,6 +3,7 @@ module github.com/layerctl/layerctl
 go 1.26.0
 
 require (
+	github.com/aymanbagabas/go-udiff v0.4.1
 	github.com/containerd/continuity v0.5.0
 	github.com/creack/pty v1.1.24
 	github.com/google/go-containerregistry v0.22.1

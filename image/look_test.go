@@ -262,11 +262,15 @@ func TestLookRemakesIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, damage := range map[string]func() error{
-		"missing":  func() error { return os.Remove(index) },
-		"older":    func() error { return os.WriteFile(index, []byte("layerctl-index 0\nwhatever"), 0o600) },
-		"a bit":    func() error { b := slices.Clone(whole); b[60] ^= 1; return os.WriteFile(index, b, 0o600) },
-		"cut":      func() error { return os.WriteFile(index, whole[:len(whole)-5], 0o600) },
-		"a length": func() error { b := slices.Clone(whole); b[len("layerctl-index 1\n")] ^= 2; return os.WriteFile(index, b, 0o600) },
+		"missing": func() error { return os.Remove(index) },
+		"older":   func() error { return os.WriteFile(index, []byte("layerctl-index 0\nwhatever"), 0o600) },
+		"a bit":   func() error { b := slices.Clone(whole); b[60] ^= 1; return os.WriteFile(index, b, 0o600) },
+		"cut":     func() error { return os.WriteFile(index, whole[:len(whole)-5], 0o600) },
+		"a length": func() error {
+			b := slices.Clone(whole)
+			b[len("layerctl-index 1\n")] ^= 2
+			return os.WriteFile(index, b, 0o600)
+		},
 	} {
 		said = nil
 		if err := damage(); err != nil {

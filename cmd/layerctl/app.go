@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -129,7 +130,7 @@ shows what is inside the layers.`,
 	root.AddCommand(
 		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.loadCommand(), a.saveCommand(), a.tagCommand(), a.rmiCommand(),
 		a.configCommand(), a.squashCommand(),
-		a.inspectCommand(), a.diffCommand(),
+		a.inspectCommand(), a.layersCommand(), a.diffCommand(), a.blameCommand(),
 		a.wasteCommand(), a.reportCommand(),
 		a.runCommand(), a.psCommand(), a.rmCommand(),
 		a.cpCommand(), a.exportCommand(),
@@ -241,6 +242,7 @@ func (a *app) stores() (*image.Store, *snapshot.Store, *runtime.Store, error) {
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	images.Warn = func(line string) { slog.Warn(line) }
 	return images, snaps, containers, nil
 }
 

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/layerctl/layerctl/runtime"
-	"github.com/layerctl/layerctl/snapshot/diff"
 )
 
 // psRow is a line of `ps`, in Docker's field names.
@@ -147,66 +145,4 @@ func (a *app) each(cmd *cobra.Command, names []string, do func(context.Context, 
 		return exitStatus(1)
 	}
 	return nil
-}
-
-// change is a line of `diff`.
-type change struct {
-	Kind    string
-	Path    string
-	RawPath []byte `json:",omitempty"` // the path where it is not UTF-8, which JSON's strings are
-}
-
-func (a *app) diffCommand() *cobra.Command {
-	var format string
-	cmd := &cobra.Command{
-		Use:   "diff CONTAINER",
-		Short: "Show what a container changed in its image",
-		Long: `Show what a container changed in the files of its image: A added, C changed, D deleted, as docker diff does. Only what the
-container wrote is walked, never the image.`,
-		Example: "  layerctl run --name work debian sh -c 'echo hi > /etc/motd; rm /etc/issue'\n  layerctl diff work",
-		Args:    exactArgs(1, "one container"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			_, _, containers, err := a.stores()
-			if err != nil {
-				return err
-			}
-			ctx := cmd.Context()
-			c, err := containers.Lookup(ctx, args[0])
-			if err != nil {
-				return fmt.Errorf("diff: %w", err)
-			}
-			uppers, lowers, err := containers.Written(ctx, c)
-			if err != nil {
-				return fmt.Errorf("diff: %w", err)
-			}
-			if format != "" {
-				var records []change
-				if err := diff.Uppers(ctx, uppers, lowers, nil, func(d diff.Change) error {
-					c := change{Kind: string(rune(d.Kind)), Path: d.Path}
-					if !utf8.ValidString(d.Path) {
-						c.RawPath = []byte(d.Path)
-					}
-					records = append(records, c)
-					return nil
-				}); err != nil {
-					return fmt.Errorf("diff %s: %w", args[0], err)
-				}
-				return printList(a.stdout, format, []column{{"CHANGE", "Kind"}, {"PATH", "Path"}}, records)
-			}
-			out := newBuffered(a.stdout)
-			err = diff.Uppers(ctx, uppers, lowers, nil, func(d diff.Change) error {
-				_, err := fmt.Fprintf(out, "%c %s\n", d.Kind, d.Path)
-				return err
-			})
-			if ferr := out.Flush(); err == nil {
-				err = ferr
-			}
-			if err != nil {
-				return fmt.Errorf("diff %s: %w", args[0], err)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().StringVar(&format, "format", "", "a Go template, or json (one object a line)")
-	return cmd
 }

@@ -240,11 +240,7 @@ func (a *app) historyCommand() *cobra.Command {
 					fmt.Fprintln(a.stdout, id)
 					continue
 				}
-				by := strings.Join(strings.Fields(e.CreatedBy), " ")
-				if r := []rune(by); !noTrunc && len(r) > 45 {
-					by = string(r[:44]) + "…"
-				}
-				rows = append(rows, historyRow{ID: id, CreatedSince: ago(e.Created), CreatedAt: timestamp(e.Created), CreatedBy: by,
+				rows = append(rows, historyRow{ID: id, CreatedSince: ago(e.Created), CreatedAt: timestamp(e.Created), CreatedBy: createdBy(e.CreatedBy, noTrunc),
 					Size: humanSize(e.Size), Comment: e.Comment})
 			}
 			if quiet {

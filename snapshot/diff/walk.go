@@ -36,7 +36,13 @@ type tree struct {
 	overlay bool // whiteouts and opaque directories mean what they do to overlayfs
 }
 
-func (t *tree) ID() string { return "" }
+// ID is the directory's name: what lies there is what lies there.
+func (t *tree) ID() string {
+	if t.overlay {
+		return "overlay " + t.root
+	}
+	return "directory " + t.root
+}
 
 // Open opens a regular file of the directory.
 func (t *tree) Open(path string) (*os.File, error) {
@@ -215,7 +221,18 @@ func (w *walk) Seek(path string) bool {
 		return false
 	}
 	for !w.last && w.err == nil && comparePaths(w.path, path) < 0 {
-		w.next(within(path, w.path))
+		lead := within(path, w.path)
+		if lead && w.dir {
+			if err := w.enter(); err != nil {
+				return w.fail("read", err)
+			}
+			w.dir = false
+			d := &w.open[len(w.open)-1]
+			name, _, _ := strings.Cut(path[d.path:], "/")
+			n, _ := slices.BinarySearch(d.names, name)
+			d.names = d.names[n:]
+		}
+		w.next(lead)
 	}
 	return !w.last && w.err == nil
 }
