@@ -53,7 +53,7 @@ func (s *Store) Look(ctx context.Context, ref string) (*View, error) {
 }
 
 func (s *Store) look(ctx context.Context, img Image) (*View, error) {
-	cfg, err := parseConfig(img)
+	v, err := viewOf(img)
 	if err != nil {
 		return nil, err
 	}
@@ -61,17 +61,38 @@ func (s *Store) look(ctx context.Context, img Image) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(trees) != len(img.Layers) {
-		return nil, fmt.Errorf("it has %d layers, its snapshot %d: %w", len(img.Layers), len(trees), ErrCorrupt)
+	if len(trees) != len(v.Layers) {
+		return nil, fmt.Errorf("it has %d layers, its snapshot %d: %w", len(v.Layers), len(trees), ErrCorrupt)
 	}
 	shared, err := s.sharers(img)
 	if err != nil {
 		return nil, err
 	}
+	for i := range v.Layers {
+		v.Layers[i].SharedBy = shared[i]
+	}
+	return v, s.open(ctx, v, trees)
+}
+
+// describe is the view of an image whose indexes are not opened: there is nothing to see in it but what the rows and the config say.
+func (s *Store) describe(ctx context.Context, ref string) (*View, error) {
+	img, err := s.Resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return viewOf(img)
+}
+
+// viewOf joins an image's layers and the steps of its history that made them.
+func viewOf(img Image) (*View, error) {
+	cfg, err := parseConfig(img)
+	if err != nil {
+		return nil, err
+	}
 	v := &View{Image: img}
 	steps := cfg.History
-	for i, l := range img.Layers {
-		lv := LayerView{Layer: l, Dir: trees[i].Dir, SharedBy: shared[i]}
+	for _, l := range img.Layers {
+		lv := LayerView{Layer: l}
 		for len(steps) > 0 && steps[0].EmptyLayer {
 			steps = steps[1:]
 		}
@@ -81,7 +102,7 @@ func (s *Store) look(ctx context.Context, img Image) (*View, error) {
 		}
 		v.Layers = append(v.Layers, lv)
 	}
-	return v, s.open(ctx, v, trees)
+	return v, nil
 }
 
 // ErrDamaged says of a layer that its index is damaged and cannot be made again from its tree: `check --repair` unpacks it anew.
@@ -105,6 +126,7 @@ func (s *Store) open(ctx context.Context, v *View, trees []snapshot.Tree) error 
 		if v.staging == nil {
 			heal = func() error { return s.reindex(ctx, t) }
 		}
+		v.Layers[i].Dir = t.Dir
 		x, err := layer.OpenTree(t.Dir, t.DiffID+" "+t.ID, heal)
 		if err != nil {
 			v.Stack = diff.NewStack(stack...)
@@ -180,7 +202,7 @@ func (s *Store) LookChain(ctx context.Context, chain string) (*View, error) {
 	}
 	v := &View{}
 	for _, t := range trees {
-		v.Layers = append(v.Layers, LayerView{Layer: Layer{DiffID: t.DiffID, Size: t.Usage.Size}, Dir: t.Dir})
+		v.Layers = append(v.Layers, LayerView{Layer: Layer{DiffID: t.DiffID, Size: t.Usage.Size}})
 	}
 	return v, s.open(ctx, v, trees)
 }
@@ -205,7 +227,7 @@ func (s *Store) LookTar(ctx context.Context, path string) (_ *View, err error) {
 	if err != nil {
 		return nil, err
 	}
-	v.Layers = []LayerView{{Layer: Layer{DiffID: res.DiffID, TarSize: res.TarSize, Size: res.Size}, Dir: v.staging.Path()}}
+	v.Layers = []LayerView{{Layer: Layer{DiffID: res.DiffID, TarSize: res.TarSize, Size: res.Size}}}
 	return v, s.open(ctx, v, []snapshot.Tree{{DiffID: res.DiffID, Dir: v.staging.Path()}})
 }
 

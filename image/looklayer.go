@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -116,4 +117,66 @@ func (s *Store) findLayer(name string, alone bool) (placed, error) {
 		return placed{}, fmt.Errorf("%s: %w; its chain IDs are %s", name, ErrSeveralChains, strings.Join(list, ", "))
 	}
 	return chains[list[0]], nil
+}
+
+// LayerDetails is what inspect shows of a layer.
+type LayerDetails struct {
+	DiffID    string
+	Digest    string `json:",omitempty"` // of the blob under which it came
+	MediaType string `json:",omitempty"`
+	BlobSize  int64
+	TarSize   int64
+	Size      int64
+	Counts    Counts
+	Images    []LayerPlace // that have it
+	Tree      string       // the directory that holds it unpacked
+}
+
+// LayerPlace is where in an image a layer is.
+type LayerPlace struct {
+	Image     string // the ID
+	Names     []string
+	Layer     int // 1 is the lowest
+	ChainID   string
+	Created   time.Time
+	CreatedBy string
+}
+
+// InspectLayer describes the layer that name means, as to LookLayer, and says which images have it.
+func (s *Store) InspectLayer(ctx context.Context, name string) (LayerDetails, error) {
+	v, err := s.LookLayer(ctx, name, true)
+	if err != nil {
+		return LayerDetails{}, err
+	}
+	defer v.Close()
+	l := &v.Layers[v.Top()]
+	d := LayerDetails{DiffID: l.DiffID, Digest: l.Digest, MediaType: l.MediaType, BlobSize: l.BlobSize, TarSize: l.TarSize, Size: l.Size, Tree: l.Dir}
+	if d.Counts, err = l.Count(); err != nil {
+		return d, fmt.Errorf("layer %s: %w", l.DiffID, err)
+	}
+	var having []string
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketImages).ForEach(func(k, row []byte) error {
+			if bytes.Contains(row, []byte(l.DiffID)) {
+				having = append(having, string(k))
+			}
+			return nil
+		})
+	})
+	for _, id := range having {
+		if err != nil {
+			break
+		}
+		var w *View
+		if w, err = s.describe(ctx, id); err != nil {
+			break
+		}
+		for i, o := range w.Layers {
+			if o.DiffID == l.DiffID {
+				d.Images = append(d.Images, LayerPlace{Image: id, Names: append([]string{}, w.Image.Names...), Layer: i + 1, ChainID: o.Chain,
+					Created: o.Created, CreatedBy: o.CreatedBy})
+			}
+		}
+	}
+	return d, err
 }

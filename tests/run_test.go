@@ -134,7 +134,7 @@ func TestExitStatus(t *testing.T) {
 	e.fails(125, []string{"taken", "has that name", "hint: "}, "run", "--name", "taken", "busybox", "true")
 	e.fails(1, []string{"no such container", "hint: "}, "rm", "nothing")
 	e.fails(1, []string{"no such container"}, "diff", "nothing")
-	e.fails(1, []string{"no such image, container or snapshot"}, "inspect", "nothing")
+	e.fails(1, []string{"no such image, container, layer or snapshot"}, "inspect", "nothing")
 	e.fails(2, []string{"unknown command", "did you mean"}, "pul", "x")
 	e.fails(2, []string{"want one reference", "usage: "}, "pull")
 	e.fails(2, []string{"--format"}, "images", "--format", "{{.Nothing}}")

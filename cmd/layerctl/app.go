@@ -259,6 +259,14 @@ func withHint(err error, cmd *cobra.Command) error {
 		return start.Hinted(err, "the name may be misspelt; if not, `docker login` or `podman login` leaves credentials that layerctl reads")
 	case errors.Is(err, image.ErrUnavailable):
 		return start.Hinted(err, "check the host's name and port and the network; a registry without TLS needs --plain-http")
+	case errors.Is(err, image.ErrDamaged):
+		return start.Hinted(err, "`layerctl check --repair` unpacks the layer again, from its blob or from where it came")
+	case errors.Is(err, image.ErrSeveralLayers):
+		return start.Hinted(err, "give more digits")
+	case errors.Is(err, image.ErrSeveralChains):
+		return start.Hinted(err, "give a chain ID, or IMAGE#N for an image's layer N")
+	case errors.Is(err, image.ErrNoLayer):
+		return start.Hinted(err, "`layerctl layers IMAGE` lists an image's layers")
 	case errors.Is(err, image.ErrAmbiguous):
 		return start.Hinted(err, "give more digits of the ID, or the name")
 	case errors.Is(err, image.ErrCorrupt) && cmd != nil && cmd.Name() == "load":

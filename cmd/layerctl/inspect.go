@@ -19,14 +19,14 @@ func (a *app) inspectCommand() *cobra.Command {
 	var kind, format string
 	cmd := &cobra.Command{
 		Use:     "inspect [flags] NAME|ID...",
-		Short:   "Show all there is to know of images, containers and snapshots, as JSON",
-		Example: "  layerctl inspect debian\n  layerctl inspect --type container --format '{{.State.ExitCode}}' work",
+		Short:   "Show all there is to know of images, containers, layers and snapshots, as JSON",
+		Example: "  layerctl inspect debian\n  layerctl inspect --type container --format '{{.State.ExitCode}}' work\n  layerctl inspect --type layer debian#1",
 		Args:    minArgs(1, "at least one name or ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch kind {
-			case "", "image", "container", "snapshot":
+			case "", "image", "container", "layer", "snapshot":
 			default:
-				return usagef("--type %s: want image, container or snapshot", kind)
+				return usagef("--type %s: want image, container, layer or snapshot", kind)
 			}
 			images, snaps, containers, err := a.stores()
 			if err != nil {
@@ -52,7 +52,7 @@ func (a *app) inspectCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&kind, "type", "", "image, container or snapshot (default: whichever has the name, containers first)")
+	f.StringVar(&kind, "type", "", "image, container, layer or snapshot (default: the first of container, image, snapshot and layer that has the name)")
 	f.StringVarP(&format, "format", "f", "", "a Go template")
 	return cmd
 }
@@ -82,14 +82,61 @@ func (in inspector) inspect(ctx context.Context, kind, name string) (any, error)
 			return nil, err
 		}
 	}
-	info, err := in.snaps.Stat(ctx, name)
-	if errors.Is(err, snapshot.ErrNotFound) && kind == "" {
-		return nil, start.Hinted(fmt.Errorf("inspect %s: no such image, container or snapshot", name), "`layerctl images` and `layerctl ps -a` list what is here")
+	if kind == "" || kind == "snapshot" {
+		d, err := in.snapshot(ctx, name)
+		if err == nil {
+			return d, nil
+		}
+		if kind != "" || !errors.Is(err, snapshot.ErrNotFound) {
+			return nil, fmt.Errorf("inspect: %w", err)
+		}
+	}
+	d, err := in.images.InspectLayer(ctx, name)
+	if kind == "" && (errors.Is(err, image.ErrNoLayer) || errors.Is(err, image.ErrNotFound)) && !strings.Contains(name, "#") {
+		return nil, start.Hinted(fmt.Errorf("inspect %s: no such image, container, layer or snapshot", name), "`layerctl images`, `layerctl ps -a` and `layerctl layers IMAGE` list what is here")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("inspect: %w", err)
 	}
-	return info, nil
+	return d, nil
+}
+
+// snapshotDetails is what inspect shows of a snapshot.
+type snapshotDetails struct {
+	snapshot.Info
+	Usage       snapshot.Usage
+	GraphDriver struct {
+		Name string
+		Data map[string]string
+	}
+}
+
+func (in inspector) snapshot(ctx context.Context, name string) (d snapshotDetails, err error) {
+	if d.Info, err = in.snaps.Stat(ctx, name); err != nil {
+		return d, err
+	}
+	if d.Usage, err = in.snaps.Usage(ctx, name); err != nil {
+		return d, err
+	}
+	d.GraphDriver.Name, d.GraphDriver.Data = "overlay", map[string]string{}
+	if d.Kind == snapshot.KindCommitted {
+		trees, err := in.snaps.Chain(ctx, name)
+		if err != nil {
+			return d, err
+		}
+		var dirs []string
+		for _, t := range slices.Backward(trees) {
+			dirs = append(dirs, t.Dir+"/fs")
+		}
+		d.GraphDriver.Data["LowerDir"] = strings.Join(dirs, ":")
+		return d, nil
+	}
+	lowers, upper, err := in.snaps.Lowers(ctx, name)
+	d.GraphDriver.Data["LowerDir"] = strings.Join(lowers, ":")
+	if d.Kind == snapshot.KindActive {
+		d.GraphDriver.Data["UpperDir"] = upper
+	}
+	return d, err
 }
 
 // containerDetails is what inspect shows of a container, in Docker's field names.
