@@ -42,7 +42,7 @@ func TestSeeIntoLayers(t *testing.T) {
 	want("diff of two images", e.ok("diff", "--no-mtime", "-M", app, other), "C /etc/one", "A /etc/passwd", "A /opt", "R /srv/big -> /opt/moved", "A /opt/x", "D /srv")
 	want("narrowed", e.ok("diff", "--no-mtime", "--path", "etc", app, other), "C /etc/one", "A /etc/passwd")
 	want("stat", e.ok("diff", "--no-mtime", "--stat", "--format", "{{.Directory}} {{.Added}} {{.Changed}} {{.Deleted}} {{.Grew}}", app, other),
-		"/etc 1 1 0 +30B", "/ 1 0 1 +0B", "/opt 2 0 0 +3.89kB", "/srv 0 0 1 -3.89kB", "total 4 1 2 +29B")
+		"/ 1 0 1 +0B", "/etc 1 1 0 +28B", "/opt 2 0 0 +3.89kB", "/srv 0 0 1 -3.89kB", "total 4 1 2 +29B")
 	want("tree", e.ok("diff", "--no-mtime", "--tree", app+"#2"), "/  +264B", "└── etc  +264B", "    ├── A hundred  +292B", "    ├── C one  +1B", "    └── D passwd  -29B")
 	if got := e.ok("diff", "--patch", "--path", "/etc/one", app, other); !strings.HasSuffix(got, "--- a/etc/one\n+++ b/etc/one\n@@ -1 +1 @@\n-more\n+one\n") {
 		t.Errorf("patch: %s", got)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -250,6 +251,7 @@ func (a *app) printStat(o diffFlags, changes iter.Seq2[diff.Change, error]) erro
 		r.add(&c)
 		total.add(&c)
 	}
+	slices.SortFunc(rows, func(a, b *statRow) int { return diff.ComparePaths(diff.Clean(a.Directory), diff.Clean(b.Directory)) })
 	records := make([]statRow, 0, len(rows)+1)
 	for _, r := range append(rows, total) {
 		records = append(records, *r)
