@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "bench: run it as root" >&2; exit 1; }
 [ -x bin/layerctl ] || { echo "bench: there is no bin/layerctl: run it by make bench" >&2; exit 1; }
 top=$PWD
-all=(start large small tiny again rmi import diff memory layers files store go)
+all=(start large small tiny again rmi import diff see memory layers files store go)
 sections=("$@")
 [ $# -gt 0 ] || sections=("${all[@]}")
 for s in "${sections[@]}"; do
@@ -308,6 +308,40 @@ section_diff() {
 made() {
 	[ -e "made-$1" ] || (cd "$top" && go run ./hack/benchimage "$work/made-$1" "$@" "$work/program")
 	serve "$1" "$work/made-$1"
+}
+
+# What is in the layers of an image of 700 MB and 20,000 files. The viewer of the peers reads an archive, and shows no two images.
+section_see() {
+	GOBIN=$work go install github.com/wagoodman/dive@v0.13.1
+	made see 10 2000 35000
+	local one=$ref two
+	made see2 10 2000 35001
+	two=$ref
+	"$layerctl" pull -q "$one" >/dev/null
+	"$layerctl" pull -q "$two" >/dev/null
+	"$layerctl" save -o see.tar "$one"
+	compare "See the layers of an image of 10 layers, 20,000 files and 700 MB" "$runs" \
+		"layerctl layers" "$layerctl layers $one" \
+		"layerctl diff, of its top layer" "$layerctl diff $one" \
+		"layerctl blame, of a file" "$layerctl blame $one /data/7/11/1150" \
+		"dive in CI mode, of its archive" "env CI=true ./dive --source docker-archive see.tar --ci"
+	umoci unpack --image made-see:see a && umoci unpack --image made-see2:see2 b
+	compare "Compare two images of 20,000 files and 700 MB that have no layer in common" "$(((runs + 1) / 2))" \
+		"layerctl diff" "$layerctl diff $one $two" \
+		"layerctl diff --stat" "$layerctl diff --stat $one $two" \
+		"diff -rq of both, unpacked before" "sh -c 'diff -rq a/rootfs b/rootfs || [ \$? = 1 ]'" \
+		"umoci unpack of both, and diff -rq" "sh -c 'rm -rf a b; umoci unpack --image made-see:see a && umoci unpack --image made-see2:see2 b && diff -rq a/rootfs b/rootfs || [ \$? = 1 ]'"
+	tree
+	# shellcheck disable=SC2016 # for the container's shell
+	local script='mkdir /many && cd /many && i=0 && while [ $i -lt 50000 ]; do : > $i; i=$((i+1)); done'
+	"$layerctl" import tree debian >/dev/null
+	"$layerctl" run --name many debian sh -c "$script"
+	"${podman[@]}" import -q - debian < <(tar -C tree -c .) >/dev/null
+	"${podman[@]}" run --name many --network none debian sh -c "$script"
+	compare "diff of a container with 50,000 changed files" "$(((runs + 1) / 2))" \
+		"layerctl diff" "$layerctl diff many" \
+		"layerctl diff --stat" "$layerctl diff --stat many" \
+		"podman diff" "${podman[*]} diff many"
 }
 
 section_memory() {

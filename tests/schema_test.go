@@ -29,8 +29,8 @@ func TestSchema(t *testing.T) {
 	e := withBusybox(t)
 	app := reg.addr + "/app"
 	e.ok("pull", app)
-	e.ok("run", "--name", "c", app, "sh", "-c", "echo 3 > /etc/one; : > /new")
-	e.ok("run", "--name", "r", "--rootfs", e.busybox("plain"), "true")
+	e.ok("run", "--name", "cc", app, "sh", "-c", "echo 3 > /etc/one; : > /new")
+	e.ok("run", "--name", "rr", "--rootfs", e.busybox("plain"), "true")
 	chain := strings.Fields(e.ok("layers", "--no-trunc", "--format", "{{.ChainID}}", app))[1]
 	seen := 0
 	check := func(name string, args ...string) {
@@ -75,7 +75,7 @@ func TestSchema(t *testing.T) {
 	check("ps", "ps", "-a", "--format", "json")
 	check("layers", "layers", "--format", "json", app)
 	check("layers", "layers", "--no-trunc", "--format", "json", "busybox")
-	for _, of := range [][]string{{app}, {"-M", "busybox", app}, {"--no-mtime", app, "busybox"}, {"c"}, {"r"}, {"c", "r"}, {app + "#2"}} {
+	for _, of := range [][]string{{app}, {"-M", "busybox", app}, {"--no-mtime", app, "busybox"}, {"cc"}, {"rr"}, {"cc", "rr"}, {app + "#2"}} {
 		check("diff", append([]string{"diff", "--format", "json"}, of...)...)
 		check("diff --stat", append([]string{"diff", "--stat", "--format", "json"}, of...)...)
 	}
@@ -83,9 +83,9 @@ func TestSchema(t *testing.T) {
 		check("blame", "blame", "--format", "json", app, path)
 	}
 	check("inspect image", "inspect", app, "busybox")
-	check("inspect container", "inspect", "c", "r")
+	check("inspect container", "inspect", "cc", "rr")
 	check("inspect layer", "inspect", "--type", "layer", app+"#1", app+"#2", "busybox#1")
 	check("inspect snapshot", "inspect", "--type", "snapshot", chain)
 	t.Logf("%d records", seen)
-	e.ok("rm", "c", "r")
+	e.ok("rm", "cc", "rr")
 }

@@ -48,6 +48,10 @@
 // and after the last one a block of length 0. A record is: a type byte; uvarints of how many bytes of the path it shares with the
 // record before it in its block and how many follow; those bytes; uvarint mode, uid, gid, size, device; varint seconds and uvarint
 // nanoseconds of the modification time; 16 bytes of the content's SHA-256 for a regular file; a length-prefixed link target; and the
-// number of extended attributes with length-prefixed names and values. Blocks hold about 64 KiB, so a reader can look at the first
-// record of each without decoding the others.
+// number of extended attributes with length-prefixed names and values. Blocks hold about 64 KiB. A search reads the headers, twelve bytes a
+// block, and then, as a binary search does, a few blocks for their first path; whatever block is read is verified before anything in it
+// is believed. The index takes some 60 bytes a name where files have their digest, and less where they have none.
+//
+// The sum of the whole file is in the tree's row (package snapshot). An index that is damaged, missing or of another version is made again
+// of the tree (Reindex) when somebody looks into the layer, and believed if it has that sum.
 package layer
