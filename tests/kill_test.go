@@ -30,7 +30,7 @@ func buildWith(t testing.TB, name string, flags ...string) string {
 // killCase is a command that is killed at each of its failpoints.
 type killCase struct {
 	name  string
-	store string   // which prepared store: "full" or "none"
+	store string   // which prepared store: "full", "damaged" or "none"
 	dead  []string // a command that is killed first, at dead[0]: what the command finds
 	args  []string
 	again string // an error that the same command may have the second time, where the first had come to its end; "" for none
@@ -55,7 +55,7 @@ func TestKilledAnywhere(t *testing.T) {
 	e.ok("tag", "busybox", "second:name")
 	e.ok("pull", reg.addr+"/two")
 	e.ok("run", "--name", "old", "busybox", "sh", "-c", "echo x > /x")
-	sh(t, e.dir, "cp -a store full && mkdir none && cp -a store empty")
+	sh(t, e.dir, "cp -a store full && mkdir none && cp -a store empty && cp -a store damaged && rm damaged/snapshots/trees/1/index")
 	e.ok("run", "--rm", "busybox", "true")
 	k.clear(t, "empty")
 	k.empty = k.files(t, "empty")
@@ -79,6 +79,8 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "run --rm long", store: "full", args: []string{"run", "--rm", "busybox", "sleep", "1000"}, until: "start/state"},
 		{name: "load", store: "full", last: true, args: []string{"load", "-i", "other.tar"}},
 		{name: "load a stream", store: "full", last: true, args: []string{"load", "-i", "other.tar.gz"}},
+		{name: "diff of a tarball", store: "full", args: []string{"diff", "--stat", "busybox", "./other.tar.gz"}},
+		{name: "remaking an index", store: "damaged", args: []string{"layers", "busybox"}},
 		{name: "prune", store: "full", dead: []string{"trees/placed", "pull", "-q", reg.addr + "/other"}, args: []string{"prune", "-a", "-f"}},
 		{name: "prune after rmi", store: "full", dead: []string{"rmi/rows", "rmi", reg.addr + "/two"}, args: []string{"prune", "-f"}},
 		{name: "rm", store: "full", last: true, args: []string{"rm", "old"}, again: notFound},

@@ -30,7 +30,7 @@ func TestSchema(t *testing.T) {
 	app := reg.addr + "/app"
 	e.ok("pull", app)
 	e.ok("run", "--name", "cc", app, "sh", "-c", "echo 3 > /etc/one; : > /new")
-	e.ok("run", "--name", "rr", "--rootfs", e.busybox("plain"), "true")
+	e.ok("run", "--name", "rr", "--rootfs", e.busybox("plain"), "touch", "/made")
 	chain := strings.Fields(e.ok("layers", "--no-trunc", "--format", "{{.ChainID}}", app))[1]
 	seen := 0
 	check := func(name string, args ...string) {

@@ -8,31 +8,44 @@ import (
 
 var errRecord = fmt.Errorf("index has a record that does not parse: %w", ErrMalformed)
 
-// decoder reads records off a block; a length that does not fit makes it bad, and it then yields nothing more.
+// decoder reads records off a block; a length that does not fit makes it bad, and it then yields nothing more. It goes on by a number: a
+// slice that is cut anew for each field would have the collector look at each.
 type decoder struct {
 	data []byte
+	at   int
 	path []byte // of the record that was read last
 	bad  bool
 }
 
+// begin goes to the beginning of a block.
+func (d *decoder) begin(block []byte) { d.data, d.at, d.path, d.bad = block, 0, d.path[:0], false }
+
+// left is how many bytes are to be read.
+func (d *decoder) left() int { return len(d.data) - d.at }
+
+func (d *decoder) fail() { d.bad, d.at = true, len(d.data) }
+
 func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.data)
+	if d.at < len(d.data) && d.data[d.at] < 0x80 {
+		d.at++
+		return uint64(d.data[d.at-1])
+	}
+	v, n := binary.Uvarint(d.data[d.at:])
 	if n <= 0 {
-		d.bad, d.data = true, nil
+		d.fail()
 		return 0
 	}
-	d.data = d.data[n:]
+	d.at += n
 	return v
 }
 
 func (d *decoder) bytes(n uint64) []byte {
-	if n > uint64(len(d.data)) {
-		d.bad, d.data = true, nil
+	if n > uint64(d.left()) {
+		d.fail()
 		return nil
 	}
-	b := d.data[:n]
-	d.data = d.data[n:]
-	return b
+	d.at += int(n)
+	return d.data[d.at-int(n) : d.at]
 }
 
 func (d *decoder) string() string { return string(d.bytes(d.uvarint())) }
@@ -63,7 +76,7 @@ func (d *decoder) rest(kind byte) Entry {
 		copy(e.Content[:], d.bytes(16))
 	}
 	e.Link = d.string()
-	if n := d.uvarint(); n > 0 && n <= uint64(len(d.data)) {
+	if n := d.uvarint(); n > 0 && n <= uint64(d.left()) {
 		e.Xattrs = make(map[string]string)
 		for range n {
 			name := d.string()
@@ -93,11 +106,11 @@ func (d *decoder) skip(kind byte) {
 }
 
 func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.data)
+	v, n := binary.Varint(d.data[d.at:])
 	if n <= 0 {
-		d.bad, d.data = true, nil
+		d.fail()
 		return 0
 	}
-	d.data = d.data[n:]
+	d.at += n
 	return v
 }

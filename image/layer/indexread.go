@@ -283,7 +283,7 @@ func (c *indexCursor) Next() bool {
 		return c.stop(errRecord)
 	}
 	if c.left == 0 {
-		if len(c.d.data) > 0 {
+		if c.d.left() > 0 {
 			return c.stop(errRecord)
 		}
 		if !c.load(c.next) {
@@ -308,7 +308,7 @@ func (c *indexCursor) load(at int64) bool {
 		return c.stop(errRecord)
 	}
 	c.buf, c.left, c.next, c.at = block, records, next, false
-	c.d = decoder{data: block, path: c.d.path[:0]}
+	c.d.begin(block)
 	return true
 }
 

@@ -163,7 +163,7 @@ func (r *runReader) next() (record, error) {
 		return record{}, fmt.Errorf("sort the index: %w", err)
 	}
 	d := &r.d
-	d.data = r.buf
+	d.data, d.at = r.buf, 0
 	rec := record{seq: d.uvarint()}
 	if b := d.bytes(1); len(b) == 1 {
 		rec.mark = mark(b[0])

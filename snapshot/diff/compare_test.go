@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -164,5 +165,25 @@ func TestCompareFields(t *testing.T) {
 				t.Errorf("got  %q\nwant %q", got, row.want)
 			}
 		})
+	}
+}
+
+// What is written meanwhile is there or not there, and never an error.
+func TestCompareWhileWritten(t *testing.T) {
+	dir := t.TempDir()
+	sh(t, dir, "mkdir a b; for i in $(seq 30); do mkdir a/$i; seq 1000 > a/$i/f; ln -s x a/$i/l; done; cp -a a/. b/")
+	script := exec.Command("sh", "-c", `cd b; while :; do for i in *; do mv $i tmp; rm -rf tmp; mkdir $i; seq 1000 > $i/f; ln -s y $i/l; rm $i/f; mkfifo $i/f; done; done`)
+	script.Dir = dir
+	if err := script.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer script.Wait()
+	defer script.Process.Kill()
+	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); {
+		for _, err := range Compare(context.Background(), Dir(filepath.Join(dir, "a")), NewStack(UpperLayer(filepath.Join(dir, "b"))), Options{Moves: true}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
