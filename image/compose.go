@@ -21,7 +21,7 @@ import (
 // config, squash and rebase make. It has no manifest: that says how layers are compressed, which is decided by who pushes or saves them.
 type composed struct {
 	verb    string        // what makes it: the first part of its failpoints' names
-	ref     reference.Ref // its name
+	ref     reference.Ref // its name; the zero one for none
 	config  v1.ConfigFile // all but RootFS, which the layers say, and History
 	history []json.RawMessage
 	from    []byte // the config that it was made of, whose fields that we do not know it keeps; nil for none
@@ -116,11 +116,18 @@ func (s *Store) compose(ctx context.Context, l *snapshot.Lease, c *composed) (Im
 	failpoint.Hit(c.verb + "/adopted")
 	row := rowOf(&c.config, layers, []string{id})
 	row.Absent, row.Sources = absent(s.content, layers), c.sources
-	if err := s.name(c.ref.String(), nameRow{ID: id}, row); err != nil {
+	name := ""
+	if c.ref != (reference.Ref{}) {
+		name = c.ref.String()
+	}
+	if err := s.name(name, nameRow{ID: id}, row); err != nil {
 		return Image{}, err
 	}
-	img := row.image(id, c.ref.String()) // not looked up again: somebody may have removed it already
-	img.Names, img.Config = []string{img.Name}, raw
+	img := row.image(id, name) // not looked up again: somebody may have removed it already
+	img.Config = raw
+	if name != "" {
+		img.Names = []string{name}
+	}
 	return img, nil
 }
 

@@ -25,9 +25,6 @@ type SurveyedContainer struct {
 	Records, Written int64
 }
 
-// Key is the key of the container's active snapshot.
-func (c *SurveyedContainer) Key() string { return snapshotKey(c.ID) }
-
 // ByKey finds the container of an active snapshot; nil for one that is no container's.
 func (v *Survey) ByKey(key string) *SurveyedContainer {
 	for i := range v.Containers {

@@ -337,6 +337,7 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 		c.State, c.starting = State{Status: StatusCreated}, true
 		if r.Pid != 0 {
 			c.State, c.starting = State{Status: StatusRunning, Pid: r.Pid, StartedAt: r.StartedAt}, false
+			s.resumeLeft(c)
 		}
 		return c, nil
 	}

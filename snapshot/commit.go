@@ -178,7 +178,7 @@ func (c *Captured) move(ctx context.Context, l *Lease, st *Staging, n NewLayer, 
 			return Tree{}, err
 		}
 	}
-	failpoint.Hit("commit/index")
+	failpoint.Hit("move/index")
 	t, err := s.placeStaging(st, &number, n.DiffID, "", n.Usage)
 	if err != nil {
 		return Tree{}, err
@@ -205,7 +205,7 @@ func (c *Captured) move(ctx context.Context, l *Lease, st *Staging, n NewLayer, 
 	if err := c.makeNext(t.Dir, next); err != nil {
 		return Tree{}, err
 	}
-	failpoint.Hit("commit/next")
+	failpoint.Hit("move/next")
 	sums, err := sumFiles(c.dir)
 	if err != nil {
 		return Tree{}, err
@@ -223,24 +223,24 @@ func (c *Captured) move(ctx context.Context, l *Lease, st *Staging, n NewLayer, 
 	if err := os.WriteFile(s.path("children", hashName(n.Name), a), nil, 0o600); err != nil {
 		return Tree{}, err
 	}
-	failpoint.Hit("commit/linked")
+	failpoint.Hit("move/linked")
 	if err := exchange(c.dir, t.Dir); err != nil {
 		return Tree{}, err
 	}
 	exchanged = true
-	failpoint.Hit("commit/exchanged")
+	failpoint.Hit("move/exchanged")
 	if err := s.Sync(); err != nil {
 		return Tree{}, err
 	}
-	failpoint.Hit("commit/synced")
+	failpoint.Hit("move/synced")
 	if written, err = s.recordMoved(l, next, sums, fresh); err != nil {
 		return Tree{}, err
 	}
-	failpoint.Hit("commit/adopted")
+	failpoint.Hit("move/adopted")
 	// The directories have changed their places, and so have those who hold them.
 	c.rec, c.Parent = next, next.Parent
 	s.unlink(next.Moved.Parent, a)
-	failpoint.Hit("commit/unlinked")
+	failpoint.Hit("move/unlinked")
 	return t, s.tidyMoved(t.Dir)
 }
 
@@ -416,7 +416,7 @@ func (s *Store) tidyMoved(dir string) error {
 		if rerr := os.Remove(filepath.Join(dir, name)); !errors.Is(rerr, fs.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}
-		failpoint.Hit("commit/tidied")
+		failpoint.Hit("move/tidied")
 	}
 	return err
 }

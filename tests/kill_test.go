@@ -36,6 +36,8 @@ type killCase struct {
 	again string // an error that the same command may have the second time, where the first had come to its end; "" for none
 	last  bool   // die at the last hit of each failpoint, too, not only at the first
 	until string // the last failpoint to die at: what comes later is reached only when the command is ended from outside
+	lives bool   // the command itself is not killed: it is about what it finds
+	keeps bool   // what the container old has written is there afterwards, and in every image that is made of it
 }
 
 // One command after the other is killed at each place between two durable steps. After that, without any repair, every image that is
@@ -84,6 +86,11 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "prune", store: "full", dead: []string{"trees/placed", "pull", "-q", reg.addr + "/other"}, args: []string{"prune", "-a", "-f"}},
 		{name: "prune after rmi", store: "full", dead: []string{"rmi/rows", "rmi", reg.addr + "/two"}, args: []string{"prune", "-f"}},
 		{name: "rm", store: "full", last: true, args: []string{"rm", "old"}, again: notFound},
+		{name: "commit", store: "full", keeps: true, args: []string{"commit", "old", "new"}},
+		{name: "commit after commit", store: "full", lives: true, keeps: true, dead: []string{"move/exchanged", "commit", "old", "new"}, args: []string{"commit", "old", "new"}},
+		{name: "prune after commit", store: "full", keeps: true, lives: true, dead: []string{"move/synced", "commit", "old", "new"}, args: []string{"image", "prune", "-f"}},
+		{name: "repair after commit", store: "full", keeps: true, lives: true, dead: []string{"move/exchanged", "commit", "old", "new"}, args: []string{"check", "--repair"}},
+		{name: "rm after commit", store: "full", lives: true, dead: []string{"move/exchanged", "commit", "old", "new"}, args: []string{"rm", "old"}, again: notFound},
 		{name: "ps after run", store: "full", dead: []string{"start/state", "run", "busybox", "sleep", "1000"}, args: []string{"ps", "-a"}},
 		{name: "ps after run --rm", store: "full", dead: []string{"start/state", "run", "--rm", "busybox", "sleep", "1000"}, args: []string{"ps", "-a"}},
 	}
@@ -92,6 +99,14 @@ func TestKilledAnywhere(t *testing.T) {
 	deaths := map[string]int{}
 	var mu sync.Mutex
 	for _, c := range cases {
+		if c.lives {
+			turn <- true
+			wg.Go(func() {
+				defer func() { <-turn }()
+				k.kill(t, c, 1, "")
+			})
+			continue
+		}
 		hits := k.hits(t, c)
 		first, last := map[string]int{}, map[string]int{}
 		for n, name := range hits {
@@ -200,9 +215,13 @@ func (k *killer) kill(t testing.TB, c killCase, n int, name string) {
 	what := fmt.Sprintf("%s, killed at %s (@%d)", c.name, name, n)
 	store := k.prepare(t, c)
 	cmd := k.in(store, c.args...)
-	cmd.Env = append(cmd.Env, fmt.Sprintf("LAYERCTL_FAILPOINT=@%d", n))
+	if c.lives {
+		what = c.name
+	} else {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("LAYERCTL_FAILPOINT=@%d", n))
+	}
 	// With a terminal there are two processes, each with its own count.
-	if k.finish(cmd); !killed(cmd) && !slices.Contains(c.args, "-t") {
+	if k.finish(cmd); !killed(cmd) && !c.lives && !slices.Contains(c.args, "-t") {
 		t.Errorf("%s: it was not", what)
 	}
 	ids := list(filepath.Join(k.dir, store, "containers"))
@@ -217,6 +236,16 @@ func (k *killer) kill(t testing.TB, c killCase, n int, name string) {
 		ok("ps", "-a")
 		for _, image := range strings.Fields(ok("images", "-q", "--no-trunc")) {
 			ok("run", "--rm", image, "true")
+		}
+		if c.keeps {
+			if got := ok("diff", "old"); got != "A /x\n" {
+				t.Errorf("%s: the container has changed %q", what, got)
+			}
+			if strings.Contains(ok("images"), "localhost/new") {
+				if got := ok("run", "--rm", "new", "cat", "/x"); got != "x\n" {
+					t.Errorf("%s: the image that was made of it has the content %q", what, got)
+				}
+			}
 		}
 		if c.store == "full" && c.args[0] != "prune" {
 			if got := ok("run", "--rm", "busybox", "cat", "/etc/one"); got != "one\n" {

@@ -129,7 +129,7 @@ shows what is inside the layers.`,
 	}
 	root.AddCommand(
 		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.loadCommand(), a.saveCommand(), a.tagCommand(), a.rmiCommand(),
-		a.configCommand(), a.squashCommand(),
+		a.commitCommand(), a.configCommand(), a.squashCommand(),
 		a.inspectCommand(), a.layersCommand(), a.diffCommand(), a.blameCommand(),
 		a.wasteCommand(), a.reportCommand(),
 		a.runCommand(), a.psCommand(), a.rmCommand(),
@@ -281,8 +281,12 @@ func withHint(err error, cmd *cobra.Command) error {
 		return start.Hinted(err, "name the one to remove, or remove the image with all of them by -f")
 	case errors.Is(err, image.ErrNotFound) && cmd != nil && cmd.Name() == "pull":
 		return start.Hinted(err, "`layerctl images` lists what is here; --platform takes what the image has, and --policy always asks the registry")
+	case errors.Is(err, image.ErrNotFound) && cmd != nil && cmd.Name() == "commit":
+		return start.Hinted(err, "its history, settings and layers are needed: `layerctl pull` or `layerctl load` it again")
 	case errors.Is(err, image.ErrNotFound):
 		return start.Hinted(err, "`layerctl images` lists what is here; `layerctl pull NAME` fetches an image")
+	case errors.Is(err, image.ErrNotPaused):
+		return start.Hinted(err, "`layerctl commit --pause=false` copies what it wrote while it goes on: files that it writes at that moment may not belong together")
 	case errors.Is(err, image.ErrInUse):
 		return start.Hinted(err, "remove the container first (`layerctl ps -a`, `layerctl rm`), or use -f")
 	}

@@ -34,7 +34,9 @@ func TestCopyIsTheSameLayer(t *testing.T) {
 	sh(t, lower, rich)
 	for what, fs := range map[string]string{"a root": lower, "an upper": upper(t, lower, changes+"truncate -s 100M hole; printf x | dd of=hole bs=1 seek=50M conv=notrunc status=none")} {
 		dir, got := copied(t, fs, CopyOptions{})
-		used := func(dir string) string { return sh(t, dir, "du -s --apparent-size . ; du -s . | awk '{print int($1/100)}'") }
+		used := func(dir string) string {
+			return sh(t, dir, "du -s --apparent-size . ; du -s . | awk '{print int($1/100)}'")
+		}
 		if a, b := used(fs), used(filepath.Join(dir, "fs")); a != b {
 			t.Errorf("%s: takes %s, its copy %s", what, a, b)
 		}
