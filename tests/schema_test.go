@@ -82,6 +82,13 @@ func TestSchema(t *testing.T) {
 	for _, path := range []string{"etc/one", "/srv/null", "srv/link", "/etc/passwd", "/"} {
 		check("blame", "blame", "--format", "json", app, path)
 	}
+	e.ok("import", e.dpkg("1"), "deb1")
+	e.ok("import", e.dpkg("2"), "deb2")
+	for _, of := range [][]string{{"deb1", "deb2"}, {"busybox", "deb1"}, {"deb2", "busybox"}} {
+		check("diff --packages", append([]string{"diff", "--packages", "--format", "json"}, of...)...)
+	}
+	check("waste", "waste", "--format", "json", app)
+	check("waste", "waste", "--format", "json", "deb1")
 	check("inspect image", "inspect", app, "busybox")
 	check("inspect container", "inspect", "cc", "rr")
 	check("inspect layer", "inspect", "--type", "layer", app+"#1", app+"#2", "busybox#1")

@@ -21,9 +21,9 @@ import (
 
 // diffFlags are what diff was asked for.
 type diffFlags struct {
-	stat, patch, tree bool
-	format            string
-	opt               diff.Options
+	stat, patch, tree, packages bool
+	format                      string
+	opt                         diff.Options
 }
 
 func (a *app) diffCommand() *cobra.Command {
@@ -41,6 +41,7 @@ container only what it wrote is walked, of images and layers only their indexes 
 		Example: `  layerctl diff work
   layerctl diff debian#2
   layerctl diff --stat ubuntu:22.04 ubuntu:24.04
+  layerctl diff --packages ubuntu:22.04 ubuntu:24.04
   layerctl diff --patch --path /etc debian ./rootfs`,
 		Args: rangeArgs(1, 2, "one or two of container, image, layer, directory and tarball"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -54,6 +55,7 @@ container only what it wrote is walked, of images and layers only their indexes 
 	f.BoolVar(&o.stat, "stat", false, "how many names and bytes changed, by directory (two levels below --path) and in total")
 	f.BoolVarP(&o.patch, "patch", "p", false, "a unified diff of text files, as git prints it")
 	f.BoolVar(&o.tree, "tree", false, "the changed names as a tree, with sizes")
+	f.BoolVar(&o.packages, "packages", false, "what dpkg, apk or rpm has installed on the one side and on the other: added, removed, upgraded, with versions")
 	f.StringVar(&o.format, "format", "", "a Go template, or json (one object a line, with what both sides have)")
 	f.StringVar(&o.opt.Path, "path", "", "only this path and what is below it")
 	f.BoolVar(&o.opt.NoTimes, "no-mtime", false, "a name of which nothing but the modification time differs has not changed")
@@ -63,14 +65,16 @@ container only what it wrote is walked, of images and layers only their indexes 
 
 func (o *diffFlags) check() error {
 	n := 0
-	for _, on := range []bool{o.stat, o.patch, o.tree} {
+	for _, on := range []bool{o.stat, o.patch, o.tree, o.packages} {
 		if on {
 			n++
 		}
 	}
 	switch {
 	case n > 1:
-		return usagef("diff: --stat, --patch and --tree are three answers: ask for one")
+		return usagef("diff: --stat, --patch, --tree and --packages are different answers: ask for one")
+	case o.packages && o.opt != (diff.Options{}):
+		return usagef("diff: --path, --no-mtime and -M are about files: --packages takes none of them")
 	case o.format != "" && (o.patch || o.tree):
 		return usagef("diff: --format is for records, which --patch and --tree have none of")
 	}
@@ -267,6 +271,8 @@ func (a *app) diff(ctx context.Context, o diffFlags, args []string) (err error) 
 		}
 	}
 	switch {
+	case o.packages:
+		return a.printPackages(o.format, from, to)
 	case o.stat:
 		return a.printStat(o, diff.Compare(ctx, from, to, o.opt))
 	case o.patch:
