@@ -66,7 +66,7 @@ path of a file that was written is printed.`,
 // pageOf makes the page; it has a megabyte or two.
 func pageOf(view *image.View) ([]byte, error) {
 	img := view.Image
-	r := report.Report{Name: img.ID, ID: img.ID, Digest: img.Digest, Platform: img.Platform, Created: img.Created, Tree: &report.Tree{}}
+	r := report.Report{Name: shortID(img.ID, false), ID: img.ID, Digest: img.Digest, Platform: img.Platform, Created: img.Created, Tree: &report.Tree{}}
 	if ref, err := reference.Parse(img.Name); err == nil {
 		r.Name = strings.TrimPrefix(ref.FamiliarName(), "localhost/")
 		if ref.Tag != "" {

@@ -384,6 +384,7 @@
 		$("status").textContent = state.layer < 0 ? "All layers" : "Layer " + i + " is picked out";
 		render();
 	};
+	$("strip").classList.toggle("many", data.layers.length > 50);
 	data.layers.forEach((by, i) => {
 		const li = element("li", {}), b = element("button", {type: "button", "data-layer": i, "aria-pressed": "false", "aria-label": `Layer ${i}, ${sizeText(data.bytes[i])}`}, data.bytes[i] > tree.size * .02 ? String(i) : "");
 		li.style.flex = `${Math.max(data.bytes[i], 1)} 1 0`;
