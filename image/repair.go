@@ -129,15 +129,17 @@ type repositories struct {
 	past   map[string]int // who is the first to be asked for it, where those before him had it wrong
 }
 
-// from opens the repositories of origins; nothing is sent yet.
-func (h *healer) from(list []origin) *repositories {
+func (h *healer) from(list []origin) *repositories { return repositoriesOf(list, h.o.Notice) }
+
+// repositoriesOf opens the repositories of origins; nothing is sent yet.
+func repositoriesOf(list []origin, notice func(string)) *repositories {
 	r := &repositories{served: map[string]int{}, past: map[string]int{}}
 	for _, o := range list {
 		ref, err := reference.Parse(o.Repository)
 		if err != nil {
 			continue
 		}
-		repo, err := registry.Open(ref, registry.Options{PlainHTTP: o.PlainHTTP, Notice: h.o.Notice})
+		repo, err := registry.Open(ref, registry.Options{PlainHTTP: o.PlainHTTP, Notice: notice})
 		if err != nil {
 			r.broken = err
 			continue

@@ -64,7 +64,7 @@ func (s *Store) squash(ctx context.Context, of, name string, from int) (Image, e
 		return Image{}, err
 	}
 	c.layers = append(keep[:len(keep):len(keep)], merged)
-	if err := c.emptySteps(from - 1); err != nil {
+	if err := errors.Join(c.emptySteps(from-1), c.alignSteps(from-1)); err != nil {
 		return Image{}, err
 	}
 	if err := c.step("layerctl squash", fmt.Sprintf("layers %d to %d of %s", from, len(img.Layers), img.ID), false); err != nil {
@@ -114,7 +114,17 @@ func (s *Store) makeLayer(ctx context.Context, l *snapshot.Lease, verb string, b
 
 // keepTree puts a finished staging into the store, or takes the tree that is there of the same layer. The lease holds it.
 func (s *Store) keepTree(ctx context.Context, l *snapshot.Lease, st *snapshot.Staging, res layer.Result, settling string) (snapshot.Tree, error) {
-	trees, err := s.snaps.LookupTrees(ctx, res.DiffID)
+	if t, err := s.findTree(ctx, l, res.DiffID, settling); err != nil || t.ID != "" {
+		return t, err
+	}
+	n := &snapshot.NewTree{Staging: st, DiffID: res.DiffID, Settling: settling, Usage: snapshot.Usage{Inodes: res.Inodes, Size: res.Size}}
+	err := s.snaps.PutTrees(ctx, l, []*snapshot.NewTree{n})
+	return n.Tree, err
+}
+
+// findTree is the tree of a layer, settled in one way, that the lease then holds; the zero Tree where there is none.
+func (s *Store) findTree(ctx context.Context, l *snapshot.Lease, diffID, settling string) (snapshot.Tree, error) {
+	trees, err := s.snaps.LookupTrees(ctx, diffID)
 	if err != nil {
 		return snapshot.Tree{}, err
 	}
@@ -126,13 +136,10 @@ func (s *Store) keepTree(ctx context.Context, l *snapshot.Lease, st *snapshot.St
 			return t, err
 		}
 	}
-	n := &snapshot.NewTree{Staging: st, DiffID: res.DiffID, Settling: settling, Usage: snapshot.Usage{Inodes: res.Inodes, Size: res.Size}}
-	err = s.snaps.PutTrees(ctx, l, []*snapshot.NewTree{n})
-	return n.Tree, err
+	return snapshot.Tree{}, nil
 }
 
-// emptySteps makes the history's steps after those of the first n layers say that they add no layer, for the next step does that. Where
-// the history does not tell of all layers below, steps that say nothing take their places.
+// emptySteps makes the history's steps after those of the first n layers say that they add no layer, for the next step does that.
 func (c *composed) emptySteps(n int) error {
 	for i, raw := range c.history {
 		var step v1.History
@@ -154,6 +161,20 @@ func (c *composed) emptySteps(n int) error {
 		}
 		if err != nil {
 			return fmt.Errorf("read its history: %w: %w", content.ErrCorrupt, err)
+		}
+	}
+	return nil
+}
+
+// alignSteps makes a history that does not tell of all n layers do so, by steps that say nothing: the next step is the next layer's.
+func (c *composed) alignSteps(n int) error {
+	for _, raw := range c.history {
+		var step v1.History
+		if err := json.Unmarshal(raw, &step); err != nil {
+			return fmt.Errorf("read its history: %w: %w", content.ErrCorrupt, err)
+		}
+		if !step.EmptyLayer {
+			n--
 		}
 	}
 	for ; n > 0; n-- {

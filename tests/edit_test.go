@@ -1,7 +1,10 @@
 package tests
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -107,4 +110,84 @@ func TestSquash(t *testing.T) {
 	if got := list(filepath.Join(e.root, "snapshots/staging")); len(got) > 0 {
 		t.Errorf("staging holds %q", got)
 	}
+}
+
+func TestRebase(t *testing.T) {
+	reg := startRegistry(t, "")
+	const etc = "; mkdir -p -m 1777 tmp; echo conf > etc/conf"
+	reg.push("base", "--dest-compress-format=gzip", "--config.cmd true --config.env A=base --config.env PATH=/bin --config.user root --config.label v=1", busyboxLayer+etc)
+	reg.push("next", "", "--config.cmd true --config.env A=next --config.env PATH=/bin:/usr/bin --config.user root --config.label v=2", busyboxLayer+etc+"; echo new > etc/new; mkdir -p usr/bin; chown 7:8 srv; mv etc/conf etc/conf.d; echo conf > etc/conf", "mkdir more; echo 2 > more/2")
+	reg.push("clash", "", "--config.cmd true", busyboxLayer+etc+"; echo other > etc/one; echo theirs > srv/app; chmod 700 etc")
+	e := newEnv(t)
+	base, next, clash := reg.addr+"/base", reg.addr+"/next", reg.addr+"/clash"
+	// The application leans on its base: a parent that it does not bring, and a whiteout.
+	reg.pushOn("base", "app", "--config.env MINE=1 --config.label mine=1 --config.cmd cat --config.cmd /srv/app",
+		"mkdir -p l/srv l/etc; echo app > l/srv/app; echo changed > l/etc/one; touch l/etc/.wh.two; tar -C l -cf l.tar srv/app etc/one etc/.wh.two")
+	app := reg.addr + "/app"
+	for _, image := range []string{base, next, clash, app} {
+		e.ok("pull", "-q", image)
+	}
+	id := e.ok("rebase", "--onto", next, app, "app:next")
+	if got := e.ok("images", "-q", "--no-trunc", "app"); got != id {
+		t.Errorf("rebase printed %q, images says %q", id, got)
+	}
+	if got := e.ok("run", "--rm", "app:next"); got != "app\n" {
+		t.Errorf("it runs as %q", got)
+	}
+	if got := e.ok("run", "--rm", "app:next", "busybox", "sh", "-c", "echo $A $MINE $PATH; cat etc/one etc/new more/2; ls etc/two; stat -c %u:%g srv; ls -d tmp"); got != "next 1 /bin:/usr/bin\nchanged\nnew\n2\n7:8\ntmp\n" {
+		t.Errorf("it shows %q", got)
+	}
+	if got := e.ok("inspect", "--format", "{{json .Config.Labels}}", "app:next"); got != `{"mine":"1","v":"2"}`+"\n" {
+		t.Errorf("its labels are %s", got)
+	}
+	if got := strings.Count(e.ok("history", "--format", "{{.CreatedBy}}", "app:next"), "\n"); got != strings.Count(e.ok("history", "--format", "x", next), "\n")+2 {
+		t.Errorf("it has %d steps: %s", got, e.ok("history", "app:next"))
+	}
+	// Back on the old base it is the same image again, but for its time.
+	e.ok("rebase", "--base", next, "--onto", base, "app:next", "app:back")
+	if a, b := e.ok("inspect", "--format", "{{.RootFS.Layers}} {{json .Config}}", app), e.ok("inspect", "--format", "{{.RootFS.Layers}} {{json .Config}}", "app:back"); sortedJSON(t, a) != sortedJSON(t, b) {
+		t.Errorf("there and back it is\n%s, and was\n%s", b, a)
+	}
+	if r := e.run("rebase", "--onto", clash, app, "app:clash"); r.code != 1 || r.stdout != "/etc/one: it is changed, and in the new base it differs: content, size\n/srv/app: it is added, and only the new base has it\n" ||
+		!strings.Contains(r.stderr, "would not change the same in "+clash+" as in ") || !errorForm.MatchString(r.stderr) {
+		t.Errorf("a clash: %+v", r)
+	}
+	e.fails(1, []string{"no such image"}, "inspect", "app:clash")
+	e.fails(2, []string{"--onto NEWBASE is missing"}, "rebase", app, "x")
+	e.fails(2, []string{"the old base cannot be told: no image here", "hint: say which image"}, "rebase", "--onto", next, clash, "x")
+	e.fails(1, []string{"it is not made on "}, "rebase", "--onto", next, "--base", clash, app, "x")
+	// With another image that it may be made on the user is asked.
+	e.ok("config", "-c", "ENV MORE=1", base, "between")
+	e.ok("config", "-c", "ENV MINE=1", app, "derived")
+	e.fails(2, []string{"the old base cannot be told: it could be", "(1 of its layers)", "(2 of its layers)"}, "rebase", "--onto", next, "derived", "x")
+	e.ok("rmi", app, base)
+	e.ok("check", "--full")
+}
+
+// sortedJSON is what was printed, with the variables of the environment in order.
+func sortedJSON(t *testing.T, s string) string {
+	t.Helper()
+	layers, raw, _ := strings.Cut(s, " {")
+	var c struct {
+		Env    []string
+		Labels map[string]string
+		Cmd    []string
+		User   string
+	}
+	fromJSON(t, "{"+raw, &c)
+	slices.Sort(c.Env)
+	return fmt.Sprint(layers, c)
+}
+
+// pushOn puts an image into the registry that is another one with a layer more: what the script packs as l.tar.
+func (r *registry) pushOn(base, name, configure, layer string) {
+	r.t.Helper()
+	dir, err := os.MkdirTemp(scratch, "image.")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	sh(r.t, dir, "umoci init --layout img; skopeo copy -q --src-tls-verify=false docker://"+r.addr+"/"+base+" oci:img:t\n"+layer+
+		"\numoci raw add-layer --image img:t l.tar; umoci config --image img:t "+configure+
+		"; skopeo copy -q --dest-tls-verify=false oci:img:t docker://"+r.addr+"/"+name)
 }

@@ -46,7 +46,9 @@ type killCase struct {
 func TestKilledAnywhere(t *testing.T) {
 	program := buildWith(t, "layerctl-failpoints", "-tags", "failpoints")
 	reg := startRegistry(t, "")
-	reg.push("two", "", "--config.cmd true", smallLayer, parentlessLayer)
+	reg.push("base", "", "--config.cmd true", smallLayer)
+	// Its upper layer leans on what is below: it brings no etc/ of its own, and deletes a file.
+	reg.pushOn("base", "two", "--config.cmd true", "mkdir -p l/etc; echo two > l/etc/two; touch l/etc/.wh.one; tar -C l -cf l.tar etc/two etc/.wh.one")
 	reg.push("other", "", "--config.cmd true", smallLayer+"; echo other > etc/other", parentlessLayer, "echo 3 > three")
 	e := newEnv(t)
 	e.program = program
@@ -56,6 +58,10 @@ func TestKilledAnywhere(t *testing.T) {
 	e.ok("import", "tree", "busybox")
 	e.ok("tag", "busybox", "second:name")
 	e.ok("pull", reg.addr+"/two")
+	e.ok("pull", reg.addr+"/base")
+	// The layer that leans on what is below leans on another etc/ here.
+	sh(t, e.dir, "mkdir next && cd next && "+smallLayer+" && chmod 750 etc && find . -newermt 2000-01-01 -exec touch -h -d 2024-01-01 {} +")
+	e.ok("import", "next", "next")
 	e.ok("run", "--name", "old", "busybox", "sh", "-c", "echo x > /x")
 	sh(t, e.dir, "cp -a store full && mkdir none && cp -a store empty && cp -a store damaged && rm damaged/snapshots/trees/1/index")
 	e.ok("run", "--rm", "busybox", "true")
@@ -70,6 +76,7 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "import over", store: "full", args: []string{"import", "tree2", "busybox"}},
 		{name: "config", store: "full", args: []string{"config", "--change", "ENV A=1", reg.addr + "/two", "second:name"}},
 		{name: "squash", store: "full", last: true, args: []string{"squash", "--from", "2", reg.addr + "/two", "second:name"}},
+		{name: "rebase", store: "full", last: true, args: []string{"rebase", "--base", reg.addr + "/base", "--onto", "next", reg.addr + "/two", "second:name"}},
 		{name: "tag", store: "full", args: []string{"tag", reg.addr + "/two", "two:tagged"}},
 		{name: "tag over", store: "full", args: []string{"tag", reg.addr + "/two", "second:name"}},
 		{name: "untag", store: "full", args: []string{"rmi", "second:name"}, again: notFound},

@@ -129,7 +129,7 @@ shows what is inside the layers.`,
 	}
 	root.AddCommand(
 		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.loadCommand(), a.saveCommand(), a.tagCommand(), a.rmiCommand(),
-		a.commitCommand(), a.configCommand(), a.squashCommand(),
+		a.commitCommand(), a.configCommand(), a.squashCommand(), a.rebaseCommand(),
 		a.inspectCommand(), a.layersCommand(), a.diffCommand(), a.blameCommand(),
 		a.wasteCommand(), a.reportCommand(),
 		a.runCommand(), a.psCommand(), a.rmCommand(),

@@ -50,6 +50,12 @@ type action struct {
 	kind     uint32
 }
 
+// same says whether two actions do the same.
+func (a action) same(b action) bool {
+	one, two := Settlement{[]action{a}}, Settlement{[]action{b}}
+	return one.Digest() == two.Digest()
+}
+
 // Digest names the settlement; it is "" where nothing is to be done.
 func (s *Settlement) Digest() string {
 	if len(s.actions) == 0 {
