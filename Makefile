@@ -6,7 +6,7 @@ COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
-.PHONY: all build quickstart test unit race e2e torture tutorial lint bench fuzz clean
+.PHONY: all build share quickstart test unit race e2e torture tutorial lint bench fuzz clean install deb
 
 all: build
 
@@ -16,6 +16,27 @@ bin/layerctl: FORCE
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/layerctl
 
 FORCE:
+
+# What is installed beside the binary: man pages and completions, made by the program itself (the man pages by a build of it that has
+# cobra's generator).
+share: build
+	rm -rf bin/share
+	mkdir -p bin/share/man/man1 bin/share/bash-completion/completions bin/share/zsh/site-functions bin/share/fish/vendor_completions.d
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) $(GO) run -trimpath -tags man -ldflags '$(LDFLAGS)' ./cmd/layerctl man bin/share/man/man1
+	bin/layerctl completion bash >bin/share/bash-completion/completions/layerctl
+	bin/layerctl completion zsh >bin/share/zsh/site-functions/_layerctl
+	bin/layerctl completion fish >bin/share/fish/vendor_completions.d/layerctl.fish
+
+PREFIX ?= /usr/local
+
+install: share
+	install -D -m 755 bin/layerctl $(DESTDIR)$(PREFIX)/bin/layerctl
+	cd bin/share && find . -type f -exec install -D -m 644 {} $(DESTDIR)$(PREFIX)/share/{} \;
+
+OUT ?= bin
+
+deb:
+	./hack/deb.sh '$(VERSION)' '$(OUT)'
 
 quickstart: build
 	./hack/quickstart.sh
@@ -48,6 +69,7 @@ lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'not gofmt'"'"'d'; exit 1; }
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...
+	$(GO) vet -tags man ./cmd/layerctl
 	$(GO) tool staticcheck ./...
 	./hack/lint.sh
 

@@ -191,3 +191,45 @@ func (r *registry) pushOn(base, name, configure, layer string) {
 		"\numoci raw add-layer --image img:t l.tar; umoci config --image img:t "+configure+
 		"; skopeo copy -q --dest-tls-verify=false oci:img:t docker://"+r.addr+"/"+name)
 }
+
+// What completes is what the line of use of a command says of its arguments.
+func TestCompletion(t *testing.T) {
+	e := withBusybox(t)
+	e.ok("tag", "busybox", "registry.example/app:v1")
+	e.ok("run", "--name", "one", "busybox", "true")
+	mkdir := filepath.Join(e.dir, "odd")
+	sh(t, e.dir, `mkdir -p odd/dir/sub; touch odd/dir/file "$(printf 'odd/dir/bad\033[31m')"`)
+	e.ok("import", mkdir, "odd")
+	id := strings.TrimSpace(e.ok("images", "-q", "odd"))
+	for args, want := range map[string]string{
+		"rmi b":                        "busybox",
+		"rmi busybox r":                "registry.example/app:v1",
+		"rmi registry.example/app:":    "registry.example/app:v1",
+		"rmi " + id[:5]:                id,
+		"history busybox b":            "",
+		"rm o":                         "one",
+		"inspect o":                    "odd one",
+		"config --change x b":          "busybox",
+		"rebase --onto bu":             "busybox",
+		"run b":                        "busybox",
+		"run odd /d":                   "/dir/",
+		"run odd /dir/":                "/dir/file /dir/sub/",
+		"run odd /../..//dir/../dir/f": "",
+		"run --na":                     "--name",
+	} {
+		var got []string
+		for _, line := range strings.Split(e.ok(append([]string{"__completeNoDesc"}, strings.Split(args, " ")...)...), "\n") {
+			if line != "" && line[0] != ':' {
+				got = append(got, line)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s completes to %q, want %s", args, got, want)
+		}
+	}
+	// Asking for what a store has makes none.
+	e.ok("--root", filepath.Join(e.dir, "none"), "__complete", "rmi", "")
+	if exists(filepath.Join(e.dir, "none")) {
+		t.Error("completion made a store")
+	}
+}

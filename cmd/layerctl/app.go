@@ -38,6 +38,9 @@ func execute(ctx context.Context, stopSignals func(), args []string, stdin io.Re
 	answer := &answer{Writer: stdout}
 	a := &app{stdin: stdin, stdout: answer, stderr: stderr, stopSignals: stopSignals}
 	root := a.rootCommand()
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		a.completions(root)
+	}
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(answer)
@@ -138,6 +141,7 @@ shows what is inside the layers.`,
 		a.dfCommand(), a.pruneCommand(), groupCommand("image", "Manage images", a.imagePruneCommand()),
 		groupCommand("container", "Manage containers", a.containerPruneCommand()),
 	)
+	root.AddCommand(a.buildCommands()...)
 	strict(root)
 	return root
 }
