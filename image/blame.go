@@ -62,11 +62,15 @@ func (v *View) Blame(name string) ([]Blame, error) {
 // blame is what one layer does, nil for nothing.
 func (v *View) blame(n int, name string, before *layer.Entry) (*Blame, error) {
 	hidden := ""
+	c := v.Layers[n].Index.Cursor()
 	for _, at := range append(diff.Parents(name), name) {
-		e, err := v.Layers[n].Index.Lookup(at)
-		if errors.Is(err, fs.ErrNotExist) {
+		if !c.Seek(at) || string(c.Path()) != at {
+			if err := c.Err(); err != nil {
+				return nil, err
+			}
 			break // it brings nothing below either
 		}
+		e, err := c.Entry()
 		if err != nil {
 			return nil, err
 		}

@@ -20,7 +20,11 @@ import (
 
 // printable shows a name out of a layer on one line: what a terminal would obey or not show is escaped as in a C string.
 func printable(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError || r != ' ' && !unicode.IsGraphic(r) }) < 0 {
+	plain := true // as nearly all are
+	for i := 0; plain && i < len(s); i++ {
+		plain = s[i] >= 0x20 && s[i] < 0x7f
+	}
+	if plain || strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError || r != ' ' && !unicode.IsGraphic(r) }) < 0 {
 		return s
 	}
 	var b strings.Builder

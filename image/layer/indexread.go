@@ -16,7 +16,7 @@ import (
 	"github.com/layerctl/layerctl/snapshot/diff"
 )
 
-// Index reads a layer index. Every block is verified before anything in it is believed, and no more than one is in memory at a time. It
+// Index reads a layer index. Every block is verified before anything in it is believed, and of each that reads one block is in memory. It
 // may be used by several goroutines.
 type Index struct {
 	path string
@@ -26,6 +26,14 @@ type Index struct {
 	file   *os.File
 	size   int64
 	blocks []blockAt // made of the headers by the first search
+	found  foundBlock
+}
+
+// foundBlock is the block that a search found last, so that looking a path's parents up and then the path reads it once. It is never written.
+type foundBlock struct {
+	at, next int64
+	data     []byte
+	records  int
 }
 
 // blockAt is where a block begins, and its first path once that was needed.
@@ -60,7 +68,7 @@ func (x *Index) open() error {
 		f.Close()
 		return fmt.Errorf("%s: not an index of version 1: %w", x.path, ErrMalformed)
 	}
-	x.file, x.size, x.blocks = f, info.Size(), nil
+	x.file, x.size, x.blocks, x.found = f, info.Size(), nil, foundBlock{}
 	return nil
 }
 
@@ -115,6 +123,23 @@ func (x *Index) block(at int64, buf []byte) (block []byte, records int, next int
 		return nil, 0, 0, err
 	}
 	return block, records, next, nil
+}
+
+// searched is block for a search.
+func (x *Index) searched(at int64) (block []byte, records int, next int64, err error) {
+	x.mu.Lock()
+	f := x.found
+	x.mu.Unlock()
+	if f.data != nil && f.at == at {
+		return f.data, f.records, f.next, nil
+	}
+	if f.data, f.records, f.next, err = x.block(at, nil); err == nil {
+		f.at = at
+		x.mu.Lock()
+		x.found = f
+		x.mu.Unlock()
+	}
+	return f.data, f.records, f.next, err
 }
 
 // mend makes a damaged index again, which damaged is, unless another goroutine was faster. The new one has the same bytes in the same
@@ -252,7 +277,7 @@ func (x *Index) Cursor() diff.Cursor { return &indexCursor{x: x, next: int64(len
 type indexCursor struct {
 	x    *Index
 	d    decoder
-	buf  []byte
+	buf  []byte // what blocks are read into that follow one another
 	kind byte
 	at   bool // it stands at a record, whose path is read
 	left int  // records of the block behind this one
@@ -286,7 +311,9 @@ func (c *indexCursor) Next() bool {
 		if c.d.left() > 0 {
 			return c.stop(errRecord)
 		}
-		if !c.load(c.next) {
+		block, records, next, err := c.x.block(c.next, c.buf)
+		c.buf = block
+		if !c.enter(block, records, next, err) {
 			return false
 		}
 	}
@@ -298,16 +325,15 @@ func (c *indexCursor) Next() bool {
 	return true
 }
 
-// load begins the block at an offset.
-func (c *indexCursor) load(at int64) bool {
-	block, records, next, err := c.x.block(at, c.buf)
+// enter begins a block, whose end is next.
+func (c *indexCursor) enter(block []byte, records int, next int64, err error) bool {
 	if err != nil || len(block) == 0 {
 		return c.stop(err)
 	}
 	if records == 0 {
 		return c.stop(errRecord)
 	}
-	c.buf, c.left, c.next, c.at = block, records, next, false
+	c.left, c.next, c.at = records, next, false
 	c.d.begin(block)
 	return true
 }
@@ -329,7 +355,7 @@ func (c *indexCursor) Seek(path string) bool {
 	if err != nil || !ok {
 		return c.stop(err)
 	}
-	if at > c.next && !c.load(at) {
+	if !c.enter(c.x.searched(at)) {
 		return false
 	}
 	for c.Next() {

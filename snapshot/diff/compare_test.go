@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -174,11 +175,20 @@ func TestCompareWhileWritten(t *testing.T) {
 	sh(t, dir, "mkdir a b; for i in $(seq 30); do mkdir a/$i; seq 1000 > a/$i/f; ln -s x a/$i/l; done; cp -a a/. b/")
 	script := exec.Command("sh", "-c", `cd b; while :; do for i in *; do mv $i tmp; rm -rf tmp; mkdir $i; seq 1000 > $i/f; ln -s y $i/l; rm $i/f; mkfifo $i/f; done; done`)
 	script.Dir = dir
+	script.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := script.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer script.Wait()
-	defer script.Process.Kill()
+	defer func() {
+		syscall.Kill(-script.Process.Pid, syscall.SIGKILL) // with what it is running
+		script.Wait()
+		for range 100 { // nobody waits for its children, which must not write any more
+			if syscall.Kill(-script.Process.Pid, 0) != nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
 	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); {
 		for _, err := range Compare(context.Background(), Dir(filepath.Join(dir, "a")), NewStack(UpperLayer(filepath.Join(dir, "b"))), Options{Moves: true}) {
 			if err != nil {
