@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "bench: run it as root" >&2; exit 1; }
 [ -x bin/layerctl ] || { echo "bench: there is no bin/layerctl: run it by make bench" >&2; exit 1; }
 top=$PWD
-all=(start large small tiny again rmi import diff see memory layers files store go)
+all=(start large small tiny again rmi import push diff see memory layers files store go)
 sections=("$@")
 [ $# -gt 0 ] || sections=("${all[@]}")
 for s in "${sections[@]}"; do
@@ -289,6 +289,33 @@ section_import() {
 	turns "Import a tree of $tree_mb MB" "$runs" \
 		"layerctl import" "$work/fresh" "$layerctl import tree debian" \
 		"tar into podman import" "$work/fresh" "bash -c 'tar -C tree -c . | ${podman[*]} import -q - debian'"
+}
+
+section_push() {
+	tree
+	# What is compressed is a gigabyte of the tree's own bytes, so that it is neither noise nor zeroes, and 10,000 small files.
+	if [ ! -e pushed ]; then
+		mkdir -p pushed/many
+		(tar -C tree -c . && tar -C tree -c . && tar -C tree -c . && tar -C tree -c . && tar -C tree -c . && tar -C tree -c .) 2>/dev/null | head -c 1000000000 >pushed/large || true
+		(cd pushed/many && seq -f 'the %g. of ten thousand' 10000 | split -l 1 -a 4 -)
+	fi
+	local to=127.0.0.1:$port/pushed empty="mkdir -p old; [ ! -e registry/docker ] || mv registry/docker old/\$\$"
+	"$layerctl" import pushed "$to" >/dev/null
+	"${podman[@]}" import -q - "$to" < <(tar -C pushed -c .) >/dev/null
+	"$layerctl" save --format oci-dir -o pushed-oci "$to"
+	for way in gzip zstd; do
+		turns "Push a layer of 10,000 files and 1 GB that was made here, with $way" "$(((runs + 1) / 2))" \
+			"layerctl push" "$empty; $layerctl prune -f" "$layerctl push -q --compression $way $to" \
+			"podman push" "$empty" "${podman[*]} push -q --tls-verify=false --compression-format $way $to" \
+			"skopeo copy of the plain tar in an OCI layout" "$empty" "skopeo copy -q --policy $skopeo_policy --dest-tls-verify=false --dest-compress-format $way oci:pushed-oci docker://$to"
+	done
+	results+="
+All compress on all cores, gzip at the level 5 of the same library, zstd at 3, and send meanwhile. Ours also keeps what it made. Pushed
+again, nothing is compressed: that is the next table.
+"
+	compare "Push the same again" "$runs" \
+		"layerctl push" "$layerctl push -q $to" \
+		"podman push" "${podman[*]} push -q --tls-verify=false --compression-format zstd $to"
 }
 
 section_diff() {

@@ -24,6 +24,7 @@ type rows struct {
 	names    map[string]nameRow
 	uses     map[string]bool
 	named    map[string]bool   // nil in an old store
+	packed   map[string][]byte // nil where nothing was pushed; only of use, and needed by nobody
 	broken   map[string]string // rows that cannot be believed, by bucket/key: why
 	remakes  int
 }
@@ -57,6 +58,14 @@ func (s *Store) readRows() (*rows, error) {
 	}
 	for key := range contents[string(bucketUses)] {
 		st.uses[key] = true
+	}
+	if rows, ok := contents[string(bucketPacked)]; ok {
+		st.packed = map[string][]byte{}
+		for key, b := range rows {
+			if decode(bucketPacked, key, b, &packedRow{}) {
+				st.packed[key] = b
+			}
+		}
 	}
 	if named, ok := contents[string(bucketNamed)]; ok {
 		st.named = map[string]bool{}
@@ -156,8 +165,11 @@ func (s *Store) checkRows(ctx context.Context) (*CheckReport, error) {
 	for _, where := range slices.Sorted(maps.Keys(st.broken)) {
 		bucket, key, _ := strings.Cut(where, "/")
 		images := []string{key}
-		if bucket == string(bucketImages) {
+		switch bucket {
+		case string(bucketImages):
 			images = st.namesOf(key)
+		case string(bucketPacked):
+			images = nil
 		}
 		find("meta.db", "the row of "+key+" "+st.broken[where], images)
 	}

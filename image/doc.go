@@ -6,6 +6,7 @@
 //	names     name → image ID and the manifest's digest under that name
 //	named     image ID, NUL, name: the same, from the other side
 //	uses      blob digest, NUL, image ID; and "chain:" chain ID, NUL, image ID: who needs what, so that removing walks no other image
+//	packed    diff ID, space, the way: the blob that a layer made here was compressed to for a push
 //
 // The order of a pull is what makes a crash harmless: blobs and trees are verified and renamed into place, the filesystem is synced
 // once, one transaction commits the chain's snapshots, one names the image. Whatever a name reaches is whole; what a crash left behind

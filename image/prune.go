@@ -216,7 +216,7 @@ func (s *Store) ExecutePrune(ctx context.Context, p Plan) (done []Deleted, err e
 		return err
 	})
 	failpoint.Hit("prune/snapshots")
-	return done, errors.Join(first, err, verr, s.sweepNames(), s.snaps.Sweep(ctx))
+	return done, errors.Join(first, err, verr, s.sweepNames(), s.sweepPacked(), s.snaps.Sweep(ctx))
 }
 
 func (s *Store) pruneImages(p Plan, batch []SurveyedImage) (done []Deleted, err error) {

@@ -39,17 +39,19 @@ func ParsePolicy(s string) (Policy, error) {
 	return "", invalid("policy %q: want always, missing or never", s)
 }
 
-// LayerDone says how a layer came to be here.
+// LayerDone says how a layer came to be here, or there.
 type LayerDone string
 
-// How a layer came to be here.
+// How a layer came to be here, or there.
 const (
 	LayerPulled LayerDone = "pull complete"
 	LayerLoaded LayerDone = "loaded"
 	LayerExists LayerDone = "already exists"
+	LayerPushed LayerDone = "pushed"
 )
 
-// Progress is told how a pull goes on, from several goroutines. Layers are named by their blobs' digests.
+// Progress is told how a pull or a push goes on, from several goroutines. Layers are named by their blobs' digests, or by diff IDs where
+// those are not known yet.
 type Progress interface {
 	Status(line string)
 	Started(digest string, size int64)

@@ -127,6 +127,13 @@ func (s *Store) drop(tx *bbolt.Tx, c *naming, free *blobs, id string, has, names
 			free.lock(s.content.Path(what))
 		}
 	}
+	for _, l := range row.Layers { // other images may have the layer, too: what was made of it for a push can be made again
+		for _, made := range packedWays(tx, l.DiffID) {
+			if !used(tx, made.Digest) {
+				free.lock(s.content.Path(made.Digest))
+			}
+		}
+	}
 	return append(done, Deleted{"Deleted", id}), tx.Bucket(bucketImages).Delete([]byte(id))
 }
 

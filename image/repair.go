@@ -12,14 +12,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"go.etcd.io/bbolt"
 
 	"github.com/layerctl/layerctl/image/content"
 	"github.com/layerctl/layerctl/image/record"
-	"github.com/layerctl/layerctl/image/reference"
 	"github.com/layerctl/layerctl/image/registry"
 	"github.com/layerctl/layerctl/snapshot"
 )
@@ -102,104 +100,11 @@ func (h *healer) origins(ids []string) []origin {
 			list = append(list, originsOf(name)...)
 		}
 	}
-	var distinct []origin
-	for _, o := range list {
-		if !slices.ContainsFunc(distinct, func(d origin) bool { return d.Repository == o.Repository }) {
-			distinct = append(distinct, o)
-		}
-	}
-	return distinct
+	return distinct(list)
 }
 
-func originsOf(name string) []origin {
-	ref, err := reference.Parse(name)
-	if err != nil || ref.Registry == "localhost" { // a name that was given here
-		return nil
-	}
-	return []origin{{Repository: ref.Name()}}
-}
-
-// repositories is several repositories as the source of an image: each is asked, one after the other.
-type repositories struct {
-	list   []*registry.Repository
-	broken error // why one of them cannot be asked
-
-	mu     sync.Mutex
-	served map[string]int // who has served a manifest or blob, by its digest
-	past   map[string]int // who is the first to be asked for it, where those before him had it wrong
-}
-
+// from opens the repositories of origins; nothing is sent yet.
 func (h *healer) from(list []origin) *repositories { return repositoriesOf(list, h.o.Notice) }
-
-// repositoriesOf opens the repositories of origins; nothing is sent yet.
-func repositoriesOf(list []origin, notice func(string)) *repositories {
-	r := &repositories{served: map[string]int{}, past: map[string]int{}}
-	for _, o := range list {
-		ref, err := reference.Parse(o.Repository)
-		if err != nil {
-			continue
-		}
-		repo, err := registry.Open(ref, registry.Options{PlainHTTP: o.PlainHTTP, Notice: notice})
-		if err != nil {
-			r.broken = err
-			continue
-		}
-		r.list = append(r.list, repo)
-	}
-	return r
-}
-
-var errNoOrigin = fmt.Errorf("nothing says where it came from: %w", registry.ErrNotFound)
-
-// each is ErrNotFound only where every repository said so.
-func (r *repositories) each(digest string, ask func(*registry.Repository) error) error {
-	last := errNoOrigin
-	if r.broken != nil {
-		last = r.broken
-	}
-	r.mu.Lock()
-	first := r.past[digest]
-	r.mu.Unlock()
-	for i := first; i < len(r.list); i++ {
-		err := ask(r.list[i])
-		if err == nil {
-			r.mu.Lock()
-			r.served[digest] = i
-			r.mu.Unlock()
-			return nil
-		}
-		if last == errNoOrigin || !errors.Is(err, registry.ErrNotFound) {
-			last = err
-		}
-	}
-	return last
-}
-
-// Manifest fetches a manifest from the first that has it.
-func (r *repositories) Manifest(ctx context.Context, digest string) (m registry.Manifest, err error) {
-	err = r.each(digest, func(repo *registry.Repository) error { m, err = repo.Manifest(ctx, digest); return err })
-	return m, err
-}
-
-// Blob opens a blob at the first that has it.
-func (r *repositories) Blob(ctx context.Context, digest string, size int64) (b io.ReadCloser, err error) {
-	err = r.each(digest, func(repo *registry.Repository) error { b, err = repo.Blob(ctx, digest, size); return err })
-	return b, err
-}
-
-// Distrust implements doubter.
-func (r *repositories) Distrust(digest string, why error) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	i, ok := r.served[digest]
-	if !ok {
-		return false
-	}
-	if !r.list[i].Distrust(digest, why) {
-		r.past[digest] = i + 1
-	}
-	return r.past[digest] < len(r.list)
-}
 
 // blobs fetches the blobs that are damaged or missing, and drops damaged ones that nothing names.
 func (h *healer) blobs(ctx context.Context) error {

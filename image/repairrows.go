@@ -262,6 +262,9 @@ func (h *healer) writeRows() error {
 		}
 		want[string(bucketNamed)][string(useKey(n.ID, name))] = []byte{}
 	}
+	if h.st.packed != nil {
+		want[string(bucketPacked)] = h.st.packed
+	}
 	have, whole := h.st.verified.Rows, len(h.st.verified.Problems) == 0
 	if have[string(bucketNamed)] == nil && whole {
 		delete(want, string(bucketNamed)) // an older store's: made when it is needed

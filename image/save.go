@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -23,7 +24,6 @@ import (
 	"github.com/layerctl/layerctl/image/content"
 	"github.com/layerctl/layerctl/image/layer"
 	"github.com/layerctl/layerctl/image/reference"
-	"github.com/layerctl/layerctl/image/registry"
 	"github.com/layerctl/layerctl/snapshot"
 )
 
@@ -162,13 +162,22 @@ func (sv *saver) addManifest(ctx context.Context, m *saving) (err error) {
 		return fmt.Errorf("manifest %s does not parse: %w", m.digest, err)
 	}
 	m.blobs = append([]v1.Descriptor{parsed.Config}, parsed.Layers...)
-	for _, d := range m.blobs {
+	for i, d := range m.blobs {
 		if here, err := sv.s.holdBlob(ctx, &sv.lease, d.Digest.String()); err != nil {
 			return err
-		} else if !here {
-			if err := sv.fetch(ctx, m.img, d); err != nil {
+		} else if here {
+			continue
+		}
+		if i > 0 && i <= len(m.img.Layers) {
+			// One that was made here for a push is made again.
+			if made, err := sv.s.remakeBlob(ctx, &sv.lease, m.img, i-1, d.Digest.String()); err != nil {
 				return err
+			} else if made {
+				continue
 			}
+		}
+		if err := sv.fetch(ctx, m.img, d); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -176,32 +185,22 @@ func (sv *saver) addManifest(ctx context.Context, m *saving) (err error) {
 
 // fetch brings a blob that is not here, because the layer's tree was when the image came, from where the image came from.
 func (sv *saver) fetch(ctx context.Context, img Image, d v1.Descriptor) error {
-	err := content.ErrNotFound
-	for _, name := range img.Names {
-		ref, perr := reference.Parse(name)
-		if perr != nil || reference.IsLocal(ref) {
-			continue
-		}
-		repo, oerr := registry.Open(ref, registry.Options{})
-		if oerr == nil {
-			oerr = sv.s.keepBlob(ctx, repo, &sv.lease, d)
-		}
-		if oerr == nil {
-			return nil
-		}
-		err = oerr
+	var list []origin
+	err := sv.s.db.View(func(tx *bbolt.Tx) (err error) { list, err = sv.s.originsOf(tx, img.ID); return err })
+	if err == nil {
+		err = sv.s.keepBlob(ctx, repositoriesOf(list, nil), &sv.lease, d)
 	}
-	return fmt.Errorf("blob %s is not kept here: %w", d.Digest, err)
+	if err != nil {
+		err = fmt.Errorf("blob %s is not kept here: %w", d.Digest, err)
+	}
+	return err
 }
 
 // addLayers finds out where the bytes of each layer come from, and, for OCI's forms, makes a manifest of them.
 func (sv *saver) addLayers(ctx context.Context, m *saving) error {
-	trees, err := sv.s.snaps.Chain(ctx, m.img.Chain)
+	trees, err := sv.s.treesOf(ctx, m.img)
 	if err != nil {
 		return err
-	}
-	if len(trees) != len(m.img.Layers) {
-		return fmt.Errorf("%d trees for %d layers: %w", len(trees), len(m.img.Layers), content.ErrCorrupt)
 	}
 	config, err := v1.NewHash(m.img.ID)
 	if err != nil {
@@ -239,7 +238,7 @@ func (sv *saver) addLayers(ctx context.Context, m *saving) error {
 				return fmt.Errorf("layer %s: %w", l.DiffID, err)
 			}
 		}
-		d := v1.Descriptor{MediaType: types.MediaType(l.MediaType), Size: l.BlobSize}
+		d := v1.Descriptor{MediaType: ociType(l.MediaType), Size: l.BlobSize}
 		digest := l.Digest
 		if !sl.kept {
 			d.MediaType, d.Size, digest = types.OCIUncompressedLayer, sl.TarSize, l.DiffID
@@ -279,35 +278,43 @@ func (c *counter) Write(b []byte) (int, error) { *c += counter(len(b)); return l
 // tar writes the tar of a layer and verifies it by its diff ID.
 func (sv *saver) tar(ctx context.Context, l savedLayer, w io.Writer) error {
 	sum := sha256.New()
-	w = io.MultiWriter(writer{ctx, w}, sum)
-	if l.kept {
-		f, err := sv.s.content.Open(l.Digest)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		plain, _, err := layer.Decompress(f)
-		if err != nil {
-			return fmt.Errorf("blob %s is damaged: %w: %w", l.Digest, content.ErrCorrupt, err)
-		}
-		defer plain.Close()
-		if _, err := io.CopyBuffer(onlyWriter{w}, unpacking{plain, l.Digest}, make([]byte, 256<<10)); err != nil {
-			return err
-		}
-	} else {
+	if err := sv.s.writeTar(ctx, l, io.MultiWriter(w, sum)); err != nil {
+		return err
+	}
+	return l.verify(sum)
+}
+
+// verify holds the hash of a layer's tar against its diff ID.
+func (l savedLayer) verify(sum hash.Hash) error {
+	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != l.DiffID {
+		return fmt.Errorf("layer %s came out as %s, so it is damaged: %w", l.DiffID, got, content.ErrCorrupt)
+	}
+	return nil
+}
+
+// writeTar writes the tar of a layer, which nobody has verified.
+func (s *Store) writeTar(ctx context.Context, l savedLayer, w io.Writer) error {
+	w = writer{ctx, w}
+	if !l.kept {
 		root, err := os.Open(filepath.Join(l.tree.Dir, "fs"))
 		if err != nil {
 			return err
 		}
 		defer root.Close()
-		if err := layer.Pack(ctx, root, w, layer.PackOptions{Marks: true}); err != nil {
-			return err
-		}
+		return layer.Pack(ctx, root, w, layer.PackOptions{Marks: true})
 	}
-	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != l.DiffID {
-		return fmt.Errorf("layer %s came out as %s, so it is damaged: %w", l.DiffID, got, content.ErrCorrupt)
+	f, err := s.content.Open(l.Digest)
+	if err != nil {
+		return err
 	}
-	return nil
+	defer f.Close()
+	plain, _, err := layer.Decompress(f)
+	if err != nil {
+		return fmt.Errorf("blob %s is damaged: %w: %w", l.Digest, content.ErrCorrupt, err)
+	}
+	defer plain.Close()
+	_, err = io.CopyBuffer(onlyWriter{w}, unpacking{plain, l.Digest}, make([]byte, 256<<10))
+	return err
 }
 
 // unpacking tells a blob that does not unpack from a disk that does not read.

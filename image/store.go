@@ -174,7 +174,6 @@ func (r *imageRow) uses() []string {
 // name gives an image a name, or with "" only its row, in one transaction. With the rows go what follows from them: the record that run reads, and the
 // layout's index.
 func (s *Store) name(name string, n nameRow, row *imageRow) error {
-	rec := record.Record{Name: name, ID: n.ID, Digest: n.Digest}
 	return s.update(func(tx *bbolt.Tx, c *naming) error {
 		if row == nil {
 			row = &imageRow{}
@@ -213,15 +212,7 @@ func (s *Store) name(name string, n nameRow, row *imageRow) error {
 		} else if ok && now.ID == n.ID && n.Digest == "" {
 			n = now // the name says more already
 		}
-		rec.Chain, rec.OS, rec.Arch, rec.Settings, rec.Digest = row.Chain, row.OS, row.Arch, row.Settings, n.Digest
-		c.records = append(c.records, &rec)
-		if err := c.dropName(tx, name); err != nil {
-			return err
-		}
-		if err := tx.Bucket(bucketNamed).Put(useKey(n.ID, name), nil); err != nil {
-			return err
-		}
-		return putJSON(tx, bucketNames, name, n)
+		return c.putName(tx, name, n, row)
 	})
 }
 
@@ -292,6 +283,19 @@ func (s *Store) update(fn func(tx *bbolt.Tx, c *naming) error) error {
 		err = fmt.Errorf("%w: %w", errUnwritten, after)
 	}
 	return err
+}
+
+// putName gives an image, whose row is given, a name, and the name a record. An image that had it loses it.
+func (c *naming) putName(tx *bbolt.Tx, name string, n nameRow, row *imageRow) error {
+	rec := recordOf(name, n, row)
+	c.records = append(c.records, &rec)
+	if err := c.dropName(tx, name); err != nil {
+		return err
+	}
+	if err := tx.Bucket(bucketNamed).Put(useKey(n.ID, name), nil); err != nil {
+		return err
+	}
+	return putJSON(tx, bucketNames, name, n)
 }
 
 // dropName takes a name away from the image that has it, if one does. Its record goes first: without one, the rows are asked.

@@ -20,6 +20,8 @@ import (
 // fault is what a faultProxy does to one answer of the registry behind it; the zero fault does nothing.
 type fault struct {
 	status    int                 // answer so instead of asking the registry
+	message   string              // and say that
+	take      int                 // pass only so many bytes of what is sent on, then cut both connections off
 	header    map[string]string   // set on the answer; "" takes one away
 	cut       int                 // cut the connection off after so many bytes of the body; -1 before any
 	stall     int                 // send nothing more after so many bytes, until the other side hangs up; -1 before any
@@ -77,16 +79,26 @@ func (p *faultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", f.redirect+r.URL.Path)
 			f.status = http.StatusTemporaryRedirect
 		}
+		io.Copy(io.Discard, r.Body)
 		w.WriteHeader(f.status)
+		fmt.Fprintf(w, `{"errors": [{"message": %q}]}`, f.message)
 		return
 	}
-	out, err := http.NewRequestWithContext(r.Context(), r.Method, "http://"+p.back+r.URL.Path+"?"+r.URL.RawQuery, nil)
+	out, err := http.NewRequestWithContext(r.Context(), r.Method, "http://"+p.back+r.URL.Path+"?"+r.URL.RawQuery, http.NoBody)
 	if err != nil {
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
 	out.Header = r.Header.Clone()
 	out.Host = r.Host
+	if r.ContentLength > 0 {
+		out.Body, out.ContentLength = r.Body, r.ContentLength
+	}
+	if f.take > 0 {
+		out.Body = io.NopCloser(io.MultiReader(io.LimitReader(r.Body, int64(f.take)), cutReader{}))
+		http.DefaultTransport.RoundTrip(out)
+		panic(http.ErrAbortHandler)
+	}
 	if f.noRange {
 		out.Header.Del("Range")
 	}
@@ -130,6 +142,11 @@ func (p *faultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p.send(w, r, body, f)
 }
+
+// cutReader ends a request in its middle.
+type cutReader struct{}
+
+func (cutReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 func (p *faultProxy) send(w http.ResponseWriter, r *http.Request, body []byte, f fault) {
 	flush := http.NewResponseController(w).Flush

@@ -151,7 +151,7 @@ func (e *env) ok(args ...string) string {
 	return r.stdout
 }
 
-var errorForm = regexp.MustCompile(`^((pulling|waiting|trying) .*\n|[0-9a-f]{12}: .*\n)*layerctl: [^\n]+\n(hint: [^\n]+\n)?$`)
+var errorForm = regexp.MustCompile(`^((pulling|pushing|waiting|trying) .*\n|[0-9a-f]{12}: .*\n)*layerctl: [^\n]+\n(hint: [^\n]+\n)?$`)
 
 // fails runs layerctl, which must fail with a status and one line (and perhaps a hint) that says each of the texts.
 func (e *env) fails(code int, texts []string, args ...string) {

@@ -169,7 +169,8 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.FormValue("refresh_token") == "identity" {
 		user, password = "user", "secret"
 	}
-	scope := r.FormValue("scope")
+	r.ParseForm()
+	scope := strings.Join(r.Form["scope"], " ")
 	s.mu.Lock()
 	s.asked = append(s.asked, strings.TrimSpace(r.Method+" "+user+" "+scope))
 	s.mu.Unlock()
@@ -179,8 +180,14 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var access []map[string]any
-	if part := strings.Split(scope, ":"); len(part) == 3 && (user != "" || strings.HasPrefix(part[1], "public/")) {
-		access = append(access, map[string]any{"type": part[0], "name": part[1], "actions": []string{"pull"}})
+	for _, scope := range strings.Fields(scope) {
+		if part := strings.Split(scope, ":"); len(part) == 3 && (user != "" || strings.HasPrefix(part[1], "public/")) {
+			actions := []string{"pull"}
+			if user != "" {
+				actions = strings.Split(part[2], ",")
+			}
+			access = append(access, map[string]any{"type": part[0], "name": part[1], "actions": actions})
+		}
 	}
 	now := time.Now()
 	token := s.sign(map[string]any{"typ": "JWT", "alg": "RS256", "x5c": []string{s.x5c}}, map[string]any{"iss": "tokens", "sub": user, "aud": r.FormValue("service"),

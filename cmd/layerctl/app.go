@@ -131,7 +131,7 @@ shows what is inside the layers.`,
 		return nil
 	}
 	root.AddCommand(
-		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.loadCommand(), a.saveCommand(), a.tagCommand(), a.rmiCommand(),
+		a.pullCommand(), a.importCommand(), a.imagesCommand(), a.historyCommand(), a.loadCommand(), a.saveCommand(), a.pushCommand(), a.tagCommand(), a.rmiCommand(),
 		a.commitCommand(), a.configCommand(), a.squashCommand(), a.rebaseCommand(),
 		a.inspectCommand(), a.layersCommand(), a.diffCommand(), a.blameCommand(),
 		a.wasteCommand(), a.reportCommand(),
@@ -275,7 +275,7 @@ func withHint(err error, cmd *cobra.Command) error {
 		return start.Hinted(err, "give more digits of the ID, or the name")
 	case errors.Is(err, image.ErrCorrupt) && cmd != nil && cmd.Name() == "load":
 		return start.Hinted(err, "nothing of it was given a name: copy or save the archive again; of a root file system's tarball `layerctl import` makes an image")
-	case errors.Is(err, image.ErrCorrupt) && cmd != nil && cmd.Name() == "save":
+	case errors.Is(err, image.ErrCorrupt) && cmd != nil && (cmd.Name() == "save" || cmd.Name() == "push"):
 		return start.Hinted(err, "`layerctl check` says what else of the store is damaged")
 	case errors.Is(err, image.ErrCorrupt):
 		return start.Hinted(err, "what arrived is not what was asked for, and nothing of it was kept: try again, or tell the registry's owner")

@@ -2,6 +2,7 @@ package content
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -173,6 +174,7 @@ type Ingest struct {
 	done   int64        // where in data they belong
 	had    int64        // so many of the first bytes are in data already, and are only counted and hashed
 	keep   bool         // Close leaves data for the next one
+	made   bool         // here: the bytes tell the digest
 	sum    hash.Hash
 	n      int64
 }
@@ -229,6 +231,34 @@ func (s *Store) ingest(digest string, size int64, take func(*os.File) error) (*I
 	}
 }
 
+// Make begins a blob that is made here: its digest is what its bytes have. What was written can be read at once.
+func (s *Store) Make() (*Ingest, error) {
+	in, err := s.anonymous()
+	if err == nil {
+		in.made = true
+		_, err = in.Write(nil)
+	}
+	return in, err
+}
+
+// anonymous is an ingest whose digest nobody knows.
+func (s *Store) anonymous() (*Ingest, error) {
+	var id [sha256.Size]byte
+	rand.Read(id[:])
+	return s.TryIngest("sha256:"+hex.EncodeToString(id[:]), -1)
+}
+
+// Open opens what a blob that is made has so far. It stays open when the blob gets its name.
+func (in *Ingest) Open() (*os.File, error) { return os.Open(in.data.Name()) }
+
+// Digest is the blob's digest: of one that is made, what it has by now.
+func (in *Ingest) Digest() string {
+	if in.made {
+		return "sha256:" + hex.EncodeToString(in.sum.Sum(nil))
+	}
+	return in.digest
+}
+
 // Write takes the blob's next bytes. More than the blob's size is ErrCorrupt.
 func (in *Ingest) Write(p []byte) (int, error) {
 	if in.data == nil {
@@ -243,6 +273,12 @@ func (in *Ingest) Write(p []byte) (int, error) {
 		return 0, fmt.Errorf("blob %s has more than the %d bytes that its manifest says: %w", in.digest, in.size, ErrCorrupt)
 	}
 	in.sum.Write(p)
+	if in.made { // through the page cache, from which it is read again in a moment
+		if _, err := in.data.Write(p); err != nil {
+			return 0, fmt.Errorf("write a blob: %w", err)
+		}
+		return len(p), nil
+	}
 	here := max(in.had-(in.n-int64(len(p))), 0)
 	for rest := p[min(here, int64(len(p))):]; len(rest) > 0; {
 		if in.buf == nil {
@@ -352,6 +388,9 @@ func (in *Ingest) Commit(l *snapshot.Lease) error {
 	in.free()
 	if in.size >= 0 && in.n != in.size {
 		return fmt.Errorf("blob %s has %d bytes, its manifest says %d: %w", in.digest, in.n, in.size, ErrCorrupt)
+	}
+	if in.made {
+		in.digest = in.Digest()
 	}
 	if got := "sha256:" + hex.EncodeToString(in.sum.Sum(nil)); got != in.digest {
 		return fmt.Errorf("blob %s has the digest %s: %w", in.digest, got, ErrCorrupt)

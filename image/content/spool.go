@@ -1,7 +1,6 @@
 package content
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -23,9 +22,7 @@ type Spool struct {
 
 // NewSpool makes an empty spool.
 func (s *Store) NewSpool() (*Spool, error) {
-	var id [sha256.Size]byte
-	rand.Read(id[:])
-	in, err := s.TryIngest("sha256:"+hex.EncodeToString(id[:]), -1)
+	in, err := s.anonymous()
 	if err != nil {
 		return nil, err
 	}

@@ -106,6 +106,7 @@ type upload struct {
 	part     int64
 	whole    bool // parts are refused
 	lost     int  // how often the registry knew no more of it
+	careful  bool // ask before bytes are sent: who refuses them at once and hangs up is not heard while we send
 	advanced func(int64)
 }
 
@@ -167,6 +168,7 @@ func (u *upload) run(ctx context.Context) error {
 			fails, furthest = 0, u.off
 		}
 		fails++
+		u.careful = true
 		var own *ownError
 		switch {
 		case ctx.Err() != nil:
@@ -281,9 +283,18 @@ func (o ownReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
+func (u *upload) header() http.Header {
+	h := http.Header{"Content-Type": {"application/octet-stream"}}
+	if u.careful {
+		h.Set("Expect", "100-continue") // RFC 9110, 10.1.1
+	}
+	return h
+}
+
 // patch sends one part (distribution-spec, "Pushing a blob in chunks").
 func (u *upload) patch(ctx context.Context, p Part) error {
-	header := http.Header{"Content-Type": {"application/octet-stream"}, "Content-Range": {fmt.Sprintf("%d-%d", u.off, u.off+p.Size-1)}}
+	header := u.header()
+	header.Set("Content-Range", fmt.Sprintf("%d-%d", u.off, u.off+p.Size-1))
 	return u.s.once(ctx, &request{method: http.MethodPatch, at: u.at, header: header, size: p.Size, body: p.open}, func(resp *http.Response) error {
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusAccepted && resp.StatusCode != http.StatusNoContent {
@@ -321,7 +332,7 @@ func (u *upload) end(ctx context.Context, p Part) error {
 		at.RawQuery += "&"
 	}
 	at.RawQuery += "digest=" + url.QueryEscape(digest) // the rest stays as it is: it may be signed
-	r := &request{method: http.MethodPut, at: &at, header: http.Header{"Content-Type": {"application/octet-stream"}}}
+	r := &request{method: http.MethodPut, at: &at, header: u.header()}
 	if p.Size > 0 {
 		r.size, r.body = p.Size, p.open
 	}

@@ -47,7 +47,7 @@ func passing(err error, answered bool) bool {
 		}
 		return false
 	}
-	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, errStalled, errStuck} {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, net.ErrClosed, errStalled, errStuck} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -60,8 +60,10 @@ func passing(err error, answered bool) bool {
 	if errors.As(err, &dns) {
 		return dns.IsTemporary
 	}
-	// HTTP/2's errors have no exported type.
-	return errors.As(err, &ne) && ne.Timeout() || strings.Contains(err.Error(), "http2: ") || strings.Contains(err.Error(), "stream error: ")
+	// HTTP/2's errors have no exported type, nor has what becomes of a request on a connection that was hung up on meanwhile.
+	text := err.Error()
+	return errors.As(err, &ne) && ne.Timeout() || strings.Contains(text, "http2: ") || strings.Contains(text, "stream error: ") ||
+		strings.Contains(text, "server closed idle connection")
 }
 
 // patience is how long one source is asked for one thing.
