@@ -21,8 +21,8 @@ type Deleted struct{ Kind, What string }
 
 // RemoveOptions say what Remove may do.
 type RemoveOptions struct {
-	Force bool                        // all names of an ID; and although a container was made from it
-	InUse func(chain string) []string // names of the containers that stand on a chain; may be nil
+	Force bool                     // all names of an ID; and although a container was made from it
+	InUse func(img Image) []string // what uses an image, each as a clause: "container work was made from it"; may be nil
 }
 
 // Remove takes a name away, and with the last name of an image the image: its rows first, then its snapshots and blobs that no other
@@ -42,8 +42,8 @@ func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Dele
 			names = []string{img.Name}
 		}
 		if len(names) == len(img.Names) && o.InUse != nil && !o.Force {
-			if users := o.InUse(img.Chain); len(users) > 0 {
-				return nil, fmt.Errorf("remove image %s: container %s was made from it: %w", ref, users[0], ErrInUse)
+			if uses := o.InUse(img); len(uses) > 0 {
+				return nil, fmt.Errorf("remove image %s: %s: %w", ref, uses[0], ErrInUse)
 			}
 		}
 		done, err := s.removeNames(ctx, img, names)

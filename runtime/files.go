@@ -24,6 +24,7 @@ type Files struct {
 	store *Store
 	id    string
 	ns    *os.File       // of a running container: its mount namespace
+	share *os.File       // and what keeps its upper from being mounted anew when it ends
 	mount *snapshot.Root // of a stopped one
 }
 
@@ -32,7 +33,7 @@ func (f *Files) Close() error {
 	if f.mount != nil {
 		return f.mount.Close()
 	}
-	return errors.Join(f.Root.Close(), f.ns.Close())
+	return errors.Join(f.Root.Close(), f.ns.Close(), f.share.Close()) // in this order
 }
 
 // Own is the container's own root without what is mounted in it: layers, and what was written over them. Who gets it closes it.
@@ -76,7 +77,7 @@ func (s *Store) OpenFiles(ctx context.Context, c *Container, write bool) (*Files
 		if err == nil {
 			return f, nil
 		}
-		if !errors.Is(err, errMoving) && !errors.Is(err, snapshot.ErrInUse) || time.Now().After(until) || ctx.Err() != nil {
+		if !errors.Is(err, errMoving) && !errors.Is(err, snapshot.ErrInUse) || errors.Is(err, snapshot.ErrMounted) || time.Now().After(until) || ctx.Err() != nil {
 			return nil, fmt.Errorf("open the files of container %s: %w", c.Name, err)
 		}
 		if c, err = s.load(ctx, c.ID); err != nil {
@@ -91,15 +92,23 @@ func (s *Store) openFiles(ctx context.Context, c *Container, write bool) (*Files
 	case c.starting:
 		return nil, errMoving
 	case c.State.Status == StatusRunning:
-		ns, err := s.namespaceOf(c)
+		var err error
+		if f.share, err = s.snaps.Share(ctx, snapshotKey(c.ID)); errors.Is(err, snapshot.ErrNotFound) {
+			return nil, errMoving
+		} else if err != nil {
+			return nil, err
+		}
+		if f.ns, err = s.namespaceOf(c); err == nil {
+			f.Root, err = rootIn(f.ns, unix.O_PATH|unix.O_DIRECTORY)
+		}
 		if err != nil {
+			if f.ns != nil {
+				f.ns.Close()
+			}
+			f.share.Close()
 			return nil, err
 		}
-		if f.Root, err = rootIn(ns, unix.O_PATH|unix.O_DIRECTORY); err != nil {
-			ns.Close()
-			return nil, err
-		}
-		f.Live, f.ns = true, ns
+		f.Live = true
 		return f, nil
 	}
 	attach := s.snaps.AttachReading

@@ -157,8 +157,11 @@ func (s *Store) remove(ctx context.Context, c Config) error {
 	}
 	failpoint.Hit("remove/unrecorded")
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		if err = s.snaps.Remove(ctx, snapshotKey(c.ID)); errors.Is(err, snapshot.ErrNotFound) {
-			err = nil
+		if err = nil; c.AutoRemove { // whatever is mounted or copied of it
+			err = s.release(ctx, c.ID)
+		}
+		if rerr := s.snaps.Remove(ctx, snapshotKey(c.ID)); !errors.Is(rerr, snapshot.ErrNotFound) {
+			err = errors.Join(err, rerr)
 		}
 	}
 	if err != nil {
@@ -187,7 +190,7 @@ func (s *Store) sweep(ctx context.Context, id string) {
 		return
 	}
 	defer lock.Close()
-	if !s.recorded(id) && endProcesses(id) == nil {
+	if !s.recorded(id) && endProcesses(id) == nil && s.release(ctx, id) == nil {
 		s.remove(ctx, Config{ID: id})
 	}
 }
@@ -241,6 +244,9 @@ func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 	// A command line that was killed in the middle of a start had the lock, too, in a child that is the container by now.
 	err = endProcesses(c.ID)
 	failpoint.Hit("remove/ended")
+	if err == nil && force {
+		err = s.release(ctx, c.ID)
+	}
 	if err == nil {
 		err = s.remove(ctx, c.Config)
 	}

@@ -111,7 +111,7 @@ func (s *Store) ExecutePrune(ctx context.Context, plan []SurveyedContainer) (rem
 		switch rerr := s.Remove(ctx, &c.Container, false); {
 		case rerr == nil:
 			removed = append(removed, c)
-		case !errors.Is(rerr, ErrInUse):
+		case !errors.Is(rerr, ErrInUse) && !errors.Is(rerr, snapshot.ErrInUse): // it is mounted, or read
 			err = errors.Join(err, rerr)
 		}
 		failpoint.Hit("prune/container")
@@ -141,6 +141,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 			s.sweep(ctx, id)
 		}
 	}
+	s.sweepHostDirs()
 	ids, err := s.ids()
 	for _, id := range ids {
 		err = errors.Join(err, snapshot.SweepTemporary(s.path(id)))

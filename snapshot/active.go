@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/snapshot/failpoint"
-	"github.com/layerctl/layerctl/snapshot/flock"
 	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
@@ -467,16 +466,10 @@ func (s *Store) Walk(ctx context.Context, fn func(Info) error) error {
 // lockActive takes the lock that is held as long as a mount of an active snapshot lives. With index=off the kernel itself does not
 // keep a second mount away from an upper.
 func lockActive(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
+	lock, on, err := lockMount(dir, unix.LOCK_EX)
+	if err == nil && on != nil {
+		lock.Close()
+		return nil, fmt.Errorf("it is mounted at %s: %w", on.Path, ErrMounted)
 	}
-	if err := flock.Try(f, unix.LOCK_EX); err != nil {
-		f.Close()
-		if err == unix.EWOULDBLOCK {
-			return nil, fmt.Errorf("it is mounted: %w", ErrInUse)
-		}
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return f, nil
+	return lock, err
 }

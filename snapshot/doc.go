@@ -14,7 +14,8 @@
 //	chains/H.json               a committed snapshot's trees, lowest first: all that a mount needs of the rows (H: see hashName); and its
 //	                            row, so that Repair can make a lost database again
 //	children/H/A                an active snapshot A stands on the committed snapshot H
-//	active/A/record.json        an active snapshot or view; lock: held as long as a mount of it lives
+//	active/A/record.json        an active snapshot or view; lock: held as long as a mount of it lives, but for those on the host
+//	active/A/shared             it may be mounted on the host: the kernel's mount table says whether it is
 //	active/A/fs, work           its upper and overlayfs' own directory; index, needs: for a moment, while it is committed
 //	staging/ID/                 a tree being filled, held by flock on the directory
 //	trash/ID                    removed, by rename; deleted at once, by the reaper, or by whoever empties it

@@ -93,27 +93,19 @@ func (r *Root) Close() error {
 // Attach mounts the active snapshot under key. It returns ErrInUse where it is mounted already, and ErrUnavailable where the kernel
 // or the filesystem below the store cannot do it.
 func (s *Store) Attach(_ context.Context, key string, o AttachOptions) (_ *Root, err error) {
-	dir, rec, err := s.readRecord(key)
+	return s.attachActive(key, o, unix.LOCK_EX)
+}
+
+// attachActive mounts an active snapshot, to write to it or, with unix.LOCK_SH, to read. The lock comes before the record: a commit exchanges
+// both the upper and the record.
+func (s *Store) attachActive(key string, o AttachOptions, how int) (_ *Root, err error) {
+	fail := func(err error) (*Root, error) { return nil, fmt.Errorf("mount snapshot %s: %w", key, err) }
+	lock, on, err := lockMount(s.activeDir(key), how)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = ErrNotFound
+	}
 	if err != nil {
-		return nil, err
-	}
-	if rec.Kind != KindActive {
-		return nil, fmt.Errorf("mount snapshot %s, a %s: %w", key, rec.Kind, ErrInvalid)
-	}
-	lowers := s.lowerDirs(rec)
-	if o.Init && len(lowers) != MaxLowers { // where there is no room for the stubs, what the image lacks is made in the upper
-		stubs, err := s.initLower()
-		if err != nil {
-			return nil, err
-		}
-		lowers = append(lowers[:len(lowers):len(lowers)], stubs)
-	}
-	if err := checkDepth(len(lowers)); err != nil {
-		return nil, fmt.Errorf("mount snapshot %s: %w", key, err)
-	}
-	lock, err := lockActive(dir)
-	if err != nil {
-		return nil, fmt.Errorf("mount snapshot %s: %w", key, err)
+		return fail(err)
 	}
 	r := &Root{lock: lock}
 	defer func() {
@@ -121,9 +113,38 @@ func (s *Store) Attach(_ context.Context, key string, o AttachOptions) (_ *Root,
 			lock.Close()
 		}
 	}()
-	m := overlay{lowers: lowers, upper: filepath.Join(dir, "fs"), work: filepath.Join(dir, "work"), volatile: o.Volatile}
+	dir, rec, err := s.readRecord(key)
+	if err == nil && rec.Kind != KindActive {
+		err = fmt.Errorf("a %s: %w", rec.Kind, ErrInvalid)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	if on != nil {
+		r.Steps = []string{"mount --bind " + quote(on.Path) + " ROOT"}
+		if r.FD, err = on.clone(how == unix.LOCK_SH); err != nil {
+			return fail(err)
+		}
+		return r, nil
+	}
+	m := overlay{lowers: s.lowerDirs(rec), volatile: o.Volatile && how == unix.LOCK_EX}
+	if upper := filepath.Join(dir, "fs"); how == unix.LOCK_EX {
+		m.upper, m.work = upper, filepath.Join(dir, "work")
+	} else {
+		m.lowers = append([]string{upper}, m.lowers...)
+	}
+	if o.Init && len(m.lowers) != MaxLowers { // where there is no room for the stubs, what the image lacks is made in the upper
+		stubs, err := s.initLower()
+		if err != nil {
+			return fail(err)
+		}
+		m.lowers = append(m.lowers[:len(m.lowers):len(m.lowers)], stubs)
+	}
+	if err = checkDepth(len(m.lowers)); err != nil {
+		return fail(err)
+	}
 	if r.FD, r.Steps, err = s.mountDetached(m, o.Legacy); err != nil {
-		return nil, fmt.Errorf("mount snapshot %s: %w", key, err)
+		return fail(err)
 	}
 	return r, nil
 }
@@ -157,6 +178,7 @@ func (s *Store) mountDetached(m overlay, legacy bool) (fd *os.File, steps []stri
 type overlay struct {
 	lowers      []string // highest first
 	upper, work string   // "" for one that is only read
+	source      string   // what the kernel's tables show as the source; "" for "overlay"
 	volatile    bool
 }
 
@@ -165,6 +187,13 @@ type overlay struct {
 // "on" would mark every new directory opaque (Documentation/filesystems/overlayfs.rst).
 func (m overlay) options() [][2]string {
 	return [][2]string{{"index", "off"}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"xino", "auto"}}
+}
+
+func (m overlay) shown() string {
+	if m.source == "" {
+		return "overlay"
+	}
+	return m.source
 }
 
 func (m overlay) explain() string {
@@ -227,7 +256,7 @@ func (m overlay) mount() (*os.File, error) {
 		return nil, m.classify("open", "", err)
 	}
 	defer unix.Close(fd)
-	if err := unix.FsconfigSetString(fd, "source", "overlay"); err != nil { // what findmnt shows; "none" without it
+	if err := unix.FsconfigSetString(fd, "source", m.shown()); err != nil { // what findmnt shows; "none" without it
 		return nil, m.failure(fd, "source", err)
 	}
 	for i, l := range m.lowers {
@@ -352,7 +381,7 @@ func (s *Store) mountLegacy(m overlay) (*os.File, error) {
 			return fmt.Errorf("enter %s: %w", prefix, err)
 		}
 		target := s.path("staging")
-		if err := unix.Mount("overlay", target, "overlay", 0, options.String()); err != nil {
+		if err := unix.Mount(m.shown(), target, "overlay", 0, options.String()); err != nil {
 			return m.classify("", "", err)
 		}
 		// The thread ends when the scheduler likes: the mount must not live that long.

@@ -5,13 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/layerctl/layerctl/snapshot/flock"
 )
 
 // AttachChain mounts the committed snapshot of that name read-only and attached nowhere, and keeps its trees from being deleted until the
@@ -55,55 +51,7 @@ func (s *Store) AttachChain(_ context.Context, name string) (*Root, error) {
 // AttachReading mounts the active snapshot under key read-only: its upper is the highest lower. Any number may read it at a time, and
 // until they are done nobody mounts it to write, commits or removes it. It is ErrInUse where somebody has done so already.
 func (s *Store) AttachReading(_ context.Context, key string, o AttachOptions) (*Root, error) {
-	dir, rec, err := s.readRecord(key)
-	if err != nil {
-		return nil, err
-	}
-	fail := func(err error) error { return fmt.Errorf("mount snapshot %s to read it: %w", key, err) }
-	if rec.Kind != KindActive {
-		return nil, fail(fmt.Errorf("a %s: %w", rec.Kind, ErrInvalid))
-	}
-	lowers := append([]string{filepath.Join(dir, "fs")}, s.lowerDirs(rec)...)
-	if o.Init && len(lowers) < MaxLowers {
-		stubs, err := s.initLower()
-		if err != nil {
-			return nil, fail(err)
-		}
-		lowers = append(lowers, stubs)
-	}
-	if err := checkDepth(len(lowers)); err != nil {
-		return nil, fail(err)
-	}
-	lock, err := shareActive(dir)
-	if err != nil {
-		return nil, fail(err)
-	}
-	r := &Root{lock: lock}
-	if r.FD, r.Steps, err = s.mountDetached(overlay{lowers: lowers}, o.Legacy); err != nil {
-		lock.Close()
-		return nil, fail(err)
-	}
-	return r, nil
-}
-
-// shareActive is lockActive for those who only read; they keep writers out, and not each other.
-func shareActive(dir string) (*os.File, error) {
-	path := filepath.Join(dir, "lock")
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) { // it was never mounted
-		f, err = os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := flock.Try(f, unix.LOCK_SH); err != nil {
-		f.Close()
-		if err == unix.EWOULDBLOCK {
-			return nil, fmt.Errorf("it is mounted: %w", ErrInUse)
-		}
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return f, nil
+	return s.attachActive(key, o, unix.LOCK_SH)
 }
 
 // Stubs lists what of the active snapshot under key is there only for mounts, and is neither in its layers nor was written: paths of the

@@ -183,6 +183,7 @@ func (s *Store) dropStaleLinks(h string) {
 	names, _ := dirNames(s.path("children", h))
 	for _, name := range names {
 		s.sweepActive(name)
+		s.sweepView(name)
 		if gone(s.path("active", name)) {
 			os.Remove(s.path("children", h, name))
 		}

@@ -404,8 +404,7 @@ func parseMountPoints(info, below string) []string {
 		if len(fields) < 5 {
 			continue
 		}
-		// The kernel writes blank, tab, newline and backslash as three octal digits.
-		point := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(fields[4])
+		point := unescapeMount(fields[4])
 		if strings.HasPrefix(point, below+"/") {
 			points = append(points, point)
 		}

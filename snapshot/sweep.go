@@ -36,6 +36,9 @@ func (s *Store) SweepFiles(ctx context.Context) error {
 	if err := s.unmountDead(); err != nil {
 		return err
 	}
+	if err := s.SweepViews(ctx); err != nil {
+		return fmt.Errorf("sweep views: %w", err)
+	}
 	if err := s.sweepStagings(); err != nil {
 		return fmt.Errorf("sweep stagings: %w", err)
 	}

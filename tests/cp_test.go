@@ -213,11 +213,8 @@ func TestCopyAsPodman(t *testing.T) {
 	e.ok("run", "--name", "cc", "files", "true")
 	ours := binary + " --root " + e.root + " --run-root " + e.runRoot
 	for _, args := range []string{
-		"cc:/w/file w/new", "cc:/w/file w/new/", "cc:/w/file w/missing/new", "cc:/w/dir/one w/file", "cc:/w/file w/empty", "cc:/w/file w/empty/",
-		"cc:/w/file w/file/", "cc:/w/nothing w", "cc:/w/dir w/new", "cc:/w/dir/. w/new", "cc:/w/dir w/file", "cc:/w/dir w/empty",
-		"cc:/w/dir/. w/empty", "cc:/w/dir w/full", "cc:/w/full/. w/dir", "cc:/w/file w/to-empty",
-		"w/file cc:/w/n1", "w/file cc:/w/n2/", "w/dir/one cc:/w/file", "w/dir cc:/w/n3", "w/dir/. cc:/w/n4", "w/dir cc:/w/empty", "w/dir/. cc:/w/empty",
-		"w/dir cc:/w/file", "w/file cc:/w/to-empty", "w/full/. cc:/w/dir",
+		"cc:/w/file w/new", "cc:/w/file w/new/", "cc:/w/dir/one w/file", "cc:/w/file w/empty", "cc:/w/dir w/new", "cc:/w/dir w/file",
+		"cc:/w/dir w/empty", "cc:/w/dir/. w/full", "w/file cc:/w/n1", "w/dir/one cc:/w/to-file", "w/dir cc:/w/n2", "w/dir/. cc:/w/empty", "w/dir cc:/w/file",
 	} {
 		look := func(string) string { return "cd w && grep -r . . | sort; find . | sort" }
 		if !strings.HasPrefix(args, "cc:") {

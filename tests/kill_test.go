@@ -98,6 +98,9 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "prune after commit", store: "full", keeps: true, lives: true, dead: []string{"move/synced", "commit", "old", "new"}, args: []string{"image", "prune", "-f"}},
 		{name: "repair after commit", store: "full", keeps: true, lives: true, dead: []string{"move/exchanged", "commit", "old", "new"}, args: []string{"check", "--repair"}},
 		{name: "rm after commit", store: "full", lives: true, dead: []string{"move/exchanged", "commit", "old", "new"}, args: []string{"rm", "old"}, again: notFound},
+		{name: "mount", store: "full", args: []string{"mount", "busybox"}},
+		{name: "mount a container", store: "full", args: []string{"mount", "old"}},
+		{name: "umount", store: "full", dead: []string{"mount/attached", "mount", "busybox"}, args: []string{"umount", "busybox"}},
 		{name: "ps after run", store: "full", dead: []string{"start/state", "run", "busybox", "sleep", "1000"}, args: []string{"ps", "-a"}},
 		{name: "ps after run --rm", store: "full", dead: []string{"start/state", "run", "--rm", "busybox", "sleep", "1000"}, args: []string{"ps", "-a"}},
 	}
@@ -302,6 +305,9 @@ func missing(list, other []string) []string {
 // clear takes everything out of a store.
 func (k *killer) clear(t testing.TB, store string) {
 	t.Helper()
+	if r := k.finish(k.in(store, "umount", "--all")); r.code != 0 {
+		t.Errorf("umount --all: status %d\n%s", r.code, r.stderr)
+	}
 	if ids := strings.Fields(k.finish(k.in(store, "ps", "-aq")).stdout); len(ids) > 0 {
 		k.finish(k.in(store, append([]string{"rm", "-f"}, ids...)...))
 	}

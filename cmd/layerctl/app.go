@@ -136,7 +136,7 @@ shows what is inside the layers.`,
 		a.inspectCommand(), a.layersCommand(), a.diffCommand(), a.blameCommand(),
 		a.exploreCommand(), a.wasteCommand(), a.reportCommand(),
 		a.runCommand(), a.psCommand(), a.rmCommand(),
-		a.cpCommand(), a.exportCommand(),
+		a.cpCommand(), a.exportCommand(), a.mountCommand(), a.umountCommand(),
 		a.checkCommand(), a.infoCommand(), a.versionCommand(),
 		a.dfCommand(), a.pruneCommand(), groupCommand("image", "Manage images", a.imagePruneCommand()),
 		groupCommand("container", "Manage containers", a.containerPruneCommand()),
@@ -292,7 +292,7 @@ func withHint(err error, cmd *cobra.Command) error {
 	case errors.Is(err, image.ErrNotPaused):
 		return start.Hinted(err, "`layerctl commit --pause=false` copies what it wrote while it goes on: files that it writes at that moment may not belong together")
 	case errors.Is(err, image.ErrInUse):
-		return start.Hinted(err, "remove the container first (`layerctl ps -a`, `layerctl rm`), or use -f")
+		return start.Hinted(err, "remove the container first (`layerctl ps -a`, `layerctl rm`), or unmount it (`layerctl umount`), or use -f")
 	}
 	return start.WithHint(err)
 }

@@ -284,8 +284,8 @@ func (a *app) rmiCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// A container keeps its layers: the images of these chains are only untagged.
-			inUse := func(chain string) []string { return containers.Using(cmd.Context(), chain) }
+			// A container keeps its layers, and so does a mount: these images are only untagged.
+			inUse := func(img image.Image) []string { return usesOf(cmd.Context(), containers, img) }
 			return a.each(cmd, args, func(ctx context.Context, name string) error {
 				done, err := images.Remove(ctx, name, image.RemoveOptions{Force: force, InUse: inUse})
 				for _, d := range done {

@@ -135,6 +135,7 @@ func (a *app) prune(cmd *cobra.Command, p pruneFlags, what []string, containersT
 		err = errors.Join(err, containers.Sweep(ctx))
 	}
 	if imagesToo {
+		err = errors.Join(err, snaps.SweepViews(ctx)) // an image that was mounted once is not needed for that
 		survey, serr := containers.Survey(ctx, nil)
 		if serr != nil {
 			return errors.Join(err, serr)

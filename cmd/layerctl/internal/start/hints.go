@@ -34,6 +34,7 @@ func WithHint(err error) error {
 		{runtime.ErrNotFound, "`layerctl ps -a` lists the containers"},
 		{runtime.ErrExists, "choose another --name, or remove the other container with `layerctl rm`"},
 		{runtime.ErrInUse, "end it first, or use -f"},
+		{snapshot.ErrMounted, "`layerctl mount` lists the mounts, and `layerctl umount` takes one down; `layerctl rm -f` does, too"},
 		{unix.ENOSPC, "`layerctl prune` frees what nothing needs, `layerctl df` says what takes the space; on a full disk, too"},
 		{unix.EDQUOT, "`layerctl prune` frees what nothing needs, `layerctl df` says what takes the space"},
 		{unix.EROFS, "what only looks works on a store that cannot be written; a disk with errors is made read-only by the kernel, whose log (dmesg) says so"},
