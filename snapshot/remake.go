@@ -40,7 +40,7 @@ func (s *Store) RemakeFile(_ context.Context, t Tree, name string, write func(io
 		return err
 	}
 	defer st.Discard()
-	f, err := os.Create(filepath.Join(st.Path(), name))
+	f, err := os.OpenFile(filepath.Join(st.Path(), name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

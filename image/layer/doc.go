@@ -50,7 +50,7 @@
 // nanoseconds of the modification time; 16 bytes of the content's SHA-256 for a regular file; a length-prefixed link target; and the
 // number of extended attributes with length-prefixed names and values. Blocks hold about 64 KiB. A search reads the headers, twelve bytes a
 // block, and then, as a binary search does, a few blocks for their first path; whatever block is read is verified before anything in it
-// is believed. The index takes some 60 bytes a name where files have their digest, and less where they have none.
+// is believed. An index takes some 40 bytes a name: 343 kB for a Debian of 8,743 names and 170 MB.
 //
 // The sum of the whole file is in the tree's row (package snapshot). An index that is damaged, missing or of another version is made again
 // of the tree (Reindex) when somebody looks into the layer, and believed if it has that sum.
