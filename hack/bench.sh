@@ -351,6 +351,8 @@ section_see() {
 		"layerctl layers" "$layerctl layers $one" \
 		"layerctl diff, of its top layer" "$layerctl diff $one" \
 		"layerctl blame, of a file" "$layerctl blame $one /data/7/11/1150" \
+		"layerctl waste" "$layerctl waste $one" \
+		"layerctl report" "$layerctl report -o see.html $one" \
 		"dive in CI mode, of its archive" "env CI=true ./dive --source docker-archive see.tar --ci"
 	umoci unpack --image made-see:see a && umoci unpack --image made-see2:see2 b
 	compare "Compare two images of 20,000 files and 700 MB that have no layer in common" "$(((runs + 1) / 2))" \
