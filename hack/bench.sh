@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "bench: run it as root" >&2; exit 1; }
 [ -x bin/layerctl ] || { echo "bench: there is no bin/layerctl: run it by make bench" >&2; exit 1; }
 top=$PWD
-all=(start large small tiny again rmi import push diff see memory layers files store go)
+all=(start large small tiny again rmi import push diff see commit memory layers files store go)
 sections=("$@")
 [ $# -gt 0 ] || sections=("${all[@]}")
 for s in "${sections[@]}"; do
@@ -371,6 +371,18 @@ section_see() {
 		"layerctl diff" "$layerctl diff many" \
 		"layerctl diff --stat" "$layerctl diff --stat many" \
 		"podman diff" "${podman[*]} diff many"
+}
+
+# What a stopped container has written becomes a layer: 10,000 files of a few bytes, and one of 1 GB.
+section_commit() {
+	tree
+	mkdir -p changes/many
+	(cd changes/many && seq 10000 | split -l 1 -a 4)
+	head -c 1000000000 /dev/urandom >changes/large
+	turns "Commit a stopped container that has written 10,000 files and 1 GB" "$(((runs + 1) / 2))" \
+		"layerctl commit" "$work/fresh; $layerctl import tree debian; tar -C changes -c . | $layerctl run -i --name work debian tar -C /srv -x; sync" "$layerctl commit work made" \
+		"podman commit" "$work/fresh; tar -C tree -c . | ${podman[*]} import -q - debian; tar -C changes -c . | ${podman[*]} run -i --name work --network none debian tar -C /srv -x; sync" "${podman[*]} commit -q work made"
+	rm -rf changes
 }
 
 section_memory() {

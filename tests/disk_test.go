@@ -91,6 +91,7 @@ func TestOrder(t *testing.T) {
 				{"tag busybox second", "localhost/busybox:latest localhost/second:latest", ""},
 				{"pull -q " + two, two + " localhost/busybox:latest localhost/second:latest", ""},
 				{"run --name kept busybox sh -c echo>/x", two + " localhost/busybox:latest localhost/second:latest", "kept"},
+				{"commit kept second", two + " localhost/busybox:latest localhost/second:latest", "kept"},
 				{"run --rm busybox true", two + " localhost/busybox:latest localhost/second:latest", "kept"},
 				{"import tree2 busybox", two + " localhost/busybox:latest localhost/second:latest", "kept"},
 				{"tag " + two + " second", two + " localhost/busybox:latest localhost/second:latest", "kept"},

@@ -34,6 +34,7 @@ func TestDisksThatFill(t *testing.T) {
 		{"tag busybox third", false},
 		{"run --rm busybox true", false},
 		{"run --name new busybox true", false},
+		{"commit old second", false},
 		{"rmi second", true},
 		{"rmi " + two, true},
 		{"rm old", true},
@@ -133,6 +134,11 @@ func (d *disk) fill(t *testing.T, left, args string, always bool) (failed bool) 
 	for _, id := range strings.Fields(d.run("images", "-q", "--no-trunc").stdout) {
 		if r := d.run("run", "--rm", id, "true"); r.code != 0 {
 			t.Errorf("%s, then run %s: status %d: %s", what, id, r.code, r.stderr)
+		}
+	}
+	if strings.HasPrefix(args, "commit") {
+		if r := d.run("diff", "old"); r.stdout != "A /x\n" {
+			t.Errorf("%s: the container has changed %q: %s", what, r.stdout, r.stderr)
 		}
 	}
 	if failed {
