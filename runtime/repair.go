@@ -67,9 +67,9 @@ func (r *repairer) container(ctx context.Context, id string) error {
 	if err != nil {
 		name = r.nameOf(id)
 	}
-	lock, lerr := r.hold(ctx, id, time.Second)
+	lock, lerr := r.hold(ctx, id, 100*time.Millisecond) // for those who only look
 	if errors.Is(lerr, unix.EWOULDBLOCK) {
-		r.Left = append(r.Left, "container "+name+": it runs")
+		r.Left = append(r.Left, "container "+name+": its records, for it runs")
 		return nil
 	}
 	if errors.Is(lerr, fs.ErrNotExist) {

@@ -30,7 +30,7 @@ func buildWith(t testing.TB, name string, flags ...string) string {
 // killCase is a command that is killed at each of its failpoints.
 type killCase struct {
 	name  string
-	store string   // which prepared store: "full", "damaged" or "none"
+	store string   // which prepared store: "full", "damaged", "hurt" or "none"
 	dead  []string // a command that is killed first, at dead[0]: what the command finds
 	args  []string
 	again string // an error that the same command may have the second time, where the first had come to its end; "" for none
@@ -65,6 +65,9 @@ func TestKilledAnywhere(t *testing.T) {
 	e.ok("run", "--name", "old", "busybox", "sh", "-c", "echo x > /x")
 	sh(t, e.dir, "cp -a store full && mkdir none && cp -a store empty && cp -a store damaged && rm damaged/snapshots/trees/1/index")
 	e.ok("run", "--rm", "busybox", "true")
+	// What check --repair makes right while every other command works: copies of rows, a blob, a tree, a container's name and its snapshot's record.
+	sh(t, e.dir, "cp -a full hurt && cd hurt && rm images/names/*two* snapshots/active/*/record.json containers/names/old"+
+		" && truncate -s -1 $(ls -S images/blobs/sha256/* | head -n 1) && chmod 700 $(dirname $(ls -d snapshots/trees/*/fs/etc/two))")
 	k.clear(t, "empty")
 	k.empty = k.files(t, "empty")
 
@@ -101,6 +104,7 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "mount", store: "full", args: []string{"mount", "busybox"}},
 		{name: "mount a container", store: "full", args: []string{"mount", "old"}},
 		{name: "umount", store: "full", dead: []string{"mount/attached", "mount", "busybox"}, args: []string{"umount", "busybox"}},
+		{name: "check --repair", store: "hurt", args: []string{"check", "--repair"}},
 		{name: "ps after run", store: "full", dead: []string{"start/state", "run", "busybox", "sleep", "1000"}, args: []string{"ps", "-a"}},
 		{name: "ps after run --rm", store: "full", dead: []string{"start/state", "run", "--rm", "busybox", "sleep", "1000"}, args: []string{"ps", "-a"}},
 	}
