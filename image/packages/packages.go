@@ -56,13 +56,16 @@ const (
 var (
 	apkInstalled = [...]string{"lib/apk/db/installed", "usr/lib/apk/db/installed"}
 	rpmDirs      = [...]string{"usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"}
+	rpmForms     = [...]string{"rpmdb.sqlite", "Packages.db", "Packages"} // the newest first
 )
 
 // fixed are the paths at which a database lies; any of them may be missing.
 func fixed() []string {
 	paths := append([]string{dpkgStatus}, apkInstalled[:]...)
 	for _, dir := range rpmDirs {
-		paths = append(paths, dir+"/rpmdb.sqlite", dir+"/Packages.db", dir+"/Packages")
+		for _, form := range rpmForms {
+			paths = append(paths, dir+"/"+form)
+		}
 	}
 	return paths
 }
@@ -75,7 +78,7 @@ func database(name string) Manager {
 		return Dpkg
 	case slices.Contains(apkInstalled[:], name):
 		return APK
-	case slices.Contains(rpmDirs[:], dir) && (base == "rpmdb.sqlite" || base == "Packages.db" || base == "Packages"):
+	case slices.Contains(rpmDirs[:], dir) && slices.Contains(rpmForms[:], base):
 		return RPM
 	}
 	return ""
@@ -88,7 +91,7 @@ func read(open func(path string) (*os.File, error), paths []string) ([]Package, 
 	var failed []error
 	for _, p := range paths {
 		m := database(p)
-		if m == "" {
+		if m == "" || m == RPM && outdated(p, paths) {
 			continue
 		}
 		list, err := readOne(open, p, m, maxPackages-len(all))
@@ -105,6 +108,20 @@ func read(open func(path string) (*os.File, error), paths []string) ([]Package, 
 	// Two paths may be one directory, by a link.
 	all = slices.Compact(all)
 	return all, errors.Join(failed...)
+}
+
+// outdated says of one of rpm's databases that a newer form of it lies beside it, which is the one that rpm reads then.
+func outdated(name string, paths []string) bool {
+	dir, base := path.Split(name)
+	for _, newer := range rpmForms {
+		if newer == base {
+			break
+		}
+		if slices.Contains(paths, dir+newer) {
+			return true
+		}
+	}
+	return false
 }
 
 func isPart(name string) bool { return path.Dir(name) == dpkgParts }

@@ -129,10 +129,17 @@ func TestRead(t *testing.T) {
 		{"with a log that ends early", map[string]string{"var/lib/rpm/rpmdb.sqlite": unpacked(t, "logged.sqlite"), "var/lib/rpm/rpmdb.sqlite-wal": unpacked(t, "logged.sqlite-wal")[:1000]}, rpms},
 		{"rpm's ndb", map[string]string{"var/lib/rpm/Packages.db": ndb(t)}, rpms},
 		{"rpm's Berkeley DB", map[string]string{"var/lib/rpm/Packages": unpacked(t, "Packages")}, rpms},
+		{"an older form left behind", map[string]string{"var/lib/rpm/rpmdb.sqlite": unpacked(t, "logged.sqlite"), "var/lib/rpm/rpmdb.sqlite-wal": unpacked(t, "logged.sqlite-wal"), "var/lib/rpm/Packages": unpacked(t, "Packages"), "var/lib/rpm/Packages.db": "old"},
+			rpms[:strings.Index(rpms, "rpm gamma")]},
 		{"none", map[string]string{"etc/passwd": "root"}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			paths := fixed()
+			var paths []string
+			for _, name := range fixed() {
+				if _, ok := c.files[name]; ok {
+					paths = append(paths, name)
+				}
+			}
 			for name := range c.files {
 				if strings.HasPrefix(name, dpkgParts) {
 					paths = append(paths, name)
@@ -191,7 +198,7 @@ func TestReadDamaged(t *testing.T) {
 		{"no fields", "lib/apk/db/installed", "hello\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := read(root(t, map[string]string{"var/lib/dpkg/status": status, c.path: c.content}), fixed())
+			got, err := read(root(t, map[string]string{"var/lib/dpkg/status": status, c.path: c.content}), []string{"var/lib/dpkg/status", c.path})
 			if !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), c.path) {
 				t.Errorf("error %v", err)
 			}
@@ -216,7 +223,7 @@ func TestReadBounds(t *testing.T) {
 		{"P:x\n", ErrMalformed},
 		{"P:x\nV:1\nT:" + strings.Repeat("long ", 100_000) + "\nA:all\n", nil},
 	} {
-		_, err := read(root(t, map[string]string{"lib/apk/db/installed": c.content}), fixed())
+		_, err := read(root(t, map[string]string{"lib/apk/db/installed": c.content}), []string{"lib/apk/db/installed", "usr/lib/apk/db/installed"})
 		if !errors.Is(err, c.want) {
 			t.Errorf("%.20q: %v", c.content, err)
 		}

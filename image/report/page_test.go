@@ -1,6 +1,7 @@
 package report
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,7 +119,10 @@ func TestPageInBrowser(t *testing.T) {
 	is("on paper", background, "rgb(255, 255, 255)")
 	b.view(390, 844, false)
 	b.eval(`delete document.documentElement.dataset.theme`)
-	is("narrow, nothing stands out", `document.scrollingElement.scrollWidth`, "390")
+	for _, width := range []int{320, 640, 768, 1020, 1920, 390} {
+		b.view(width, 844, false)
+		is("nothing stands out at the side", `document.scrollingElement.scrollWidth`, fmt.Sprint(width))
+	}
 	shots[b.shot("narrow-light", false)] = true
 	b.view(390, 844, true)
 	shots[b.shot("narrow-dark", false)] = true
