@@ -3,8 +3,8 @@ package image
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/layerctl/layerctl/image/layer"
@@ -126,42 +126,39 @@ const maxLinks = 40
 // is a link to usr/bin. What the path itself is stays. Nothing leads out of the image.
 func (v *View) Follow(name string) (string, []Link, error) {
 	var links []Link
-	rest := strings.Split(diff.Clean(name), "/")
-	at := "."
-	for len(rest) > 1 {
-		part := rest[0]
-		rest = rest[1:]
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			at = path.Dir(at)
-			continue
+	at, rest := ".", parts(diff.Clean(name))
+	for {
+		// As far as ".." all at once; that one goes up from where it leads, not from what is written.
+		n := slices.Index(rest, "..")
+		last := n < 0
+		if last {
+			n = len(rest)
 		}
-		e, err := v.Lookup(path.Join(at, part))
-		if errors.Is(err, fs.ErrNotExist) {
-			return path.Join(append([]string{at, part}, rest...)...), links, nil
-		}
+		run := path.Join(append([]string{at}, rest[:n]...)...)
+		way, err := v.Way(run)
 		if err != nil {
 			return "", nil, err
 		}
-		if e.Type != layer.TypeSymlink {
-			at = e.Path
-			continue
+		i := slices.IndexFunc(way, func(f layer.Found) bool { return f.Type == layer.TypeSymlink && (f.Path != run || !last) })
+		switch {
+		case i >= 0:
+			l := way[i]
+			if links = append(links, Link{l.Path, l.Link}); len(links) > maxLinks {
+				return "", nil, invalid("/%s: more than %d symbolic links on the way", name, maxLinks)
+			}
+			rest = append(parts(l.Link), rest[len(parts(l.Path))-len(parts(at)):]...)
+			if at = path.Dir(l.Path); strings.HasPrefix(l.Link, "/") {
+				at = "."
+			}
+		case last:
+			return run, links, nil
+		default:
+			at, rest = path.Dir(run), rest[n+1:]
 		}
-		if links = append(links, Link{e.Path, e.Link}); len(links) > maxLinks {
-			return "", nil, invalid("/%s: more than %d symbolic links on the way", name, maxLinks)
-		}
-		if strings.HasPrefix(e.Link, "/") {
-			at = "."
-		}
-		rest = append(strings.Split(e.Link, "/"), rest...)
 	}
-	switch rest[0] {
-	case "", ".":
-		return at, links, nil
-	case "..":
-		return path.Dir(at), links, nil
-	}
-	return path.Join(at, rest[0]), links, nil
+}
+
+// parts are the components of a path, but for those that stay where they are.
+func parts(name string) []string {
+	return slices.DeleteFunc(strings.Split(name, "/"), func(p string) bool { return p == "" || p == "." })
 }

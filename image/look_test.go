@@ -205,11 +205,25 @@ func TestBlame(t *testing.T) {
 	if _, err := v.Blame("etc/nothing"); !errors.Is(err, ErrNoPath) {
 		t.Errorf("a path that is not there: %v", err)
 	}
-	if at, links, err := v.Follow("bin/sh"); err != nil || at != "usr/bin/sh" || len(links) != 1 {
-		t.Errorf("bin/sh leads to %q over %v, %v", at, links, err)
+}
+
+func TestFollow(t *testing.T) {
+	s := testStore(t)
+	loadImage(t, s, "links:1", [][]byte{layerTar(t, "./", "usr/", "usr/lib/", "usr/lib/x=x", "usr/lib/deep/", "usr/lib/deep/y=y", "bin->usr/lib", "abs->/usr/lib/deep", "out->../../../usr",
+		"odd->abs/../x", "usr/odd->../abs/./..//deep", "loop->loop", "dangling->nowhere/at", "chain->bin/deep")}, []string{"links"})
+	v := look(t, s, "links:1")
+	for path, want := range map[string]string{
+		"usr/lib/x": "usr/lib/x 0", "/bin/x": "usr/lib/x 1", "bin": "bin 0", "abs/y": "usr/lib/deep/y 1", "out/lib/x": "usr/lib/x 1", "chain/y": "usr/lib/deep/y 2",
+		"usr/odd/y": "usr/lib/deep/y 2", "odd/z": "usr/lib/x/z 2", "dangling/q": "nowhere/at/q 1", "/": ". 0", "nowhere/q": "nowhere/q 0",
+		"/../../nowhere/../bin": "bin 0", "abs/../q": "q 0", // what a user types is cleaned first, as a shell's cd does
+	} {
+		at, links, err := v.Follow(path)
+		if got := fmt.Sprint(at, " ", len(links)); err != nil || got != want {
+			t.Errorf("%s leads to %s, %v; want %s", path, got, err, want)
+		}
 	}
-	if at, _, err := v.Follow("/../../nowhere/../bin"); err != nil || at != "bin" {
-		t.Errorf("leads to %q, %v", at, err)
+	if _, _, err := v.Follow("loop/x"); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a loop: %v", err)
 	}
 }
 

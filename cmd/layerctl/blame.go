@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -92,10 +91,10 @@ func (a *app) blame(v *image.View, name string, noTrunc bool) ([]blameRow, error
 	if len(links) > 0 {
 		fmt.Fprintf(a.stderr, "/%s is /%s\n", printable(diff.Clean(name)), printable(at))
 	}
-	if e, err := v.Lookup(at); err == nil && e.Type == layer.TypeSymlink {
-		fmt.Fprintf(a.stderr, "/%s is itself a link, to %s\n", printable(at), printable(e.Link))
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	for _, b := range list {
+		if b.Wins && b.Entry.Type == layer.TypeSymlink {
+			fmt.Fprintf(a.stderr, "/%s is itself a link, to %s\n", printable(at), printable(b.Entry.Link))
+		}
 	}
 	var rows []blameRow
 	for _, b := range list {

@@ -64,13 +64,31 @@ func (s *Stack) Entries() iter.Seq2[Entry, error] {
 
 // Lookup finds one path of the view. It returns fs.ErrNotExist where no layer has it, or one hides it.
 func (s *Stack) Lookup(path string) (Found, error) {
-	for f, err := range s.Under(path) {
-		if err == nil && f.Path != path {
-			break
-		}
-		return f, err
+	way, err := s.Way(path)
+	if err != nil {
+		return Found{}, err
+	}
+	if n := len(way); n > 0 && way[n-1].Path == path {
+		return way[n-1], nil
 	}
 	return Found{}, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
+}
+
+// Way finds a path and the directories that lead to it, the root first, in one go. It ends before what the view has not.
+func (s *Stack) Way(path string) (way []Found, err error) {
+	m := newMerger(s.layers, nil)
+	defer m.close()
+	for _, at := range append(Parents(path), path) {
+		if !m.visit(at) || m.won[0] < 0 {
+			break
+		}
+		e, err := m.entry(m.won[0])
+		if err != nil {
+			break
+		}
+		way = append(way, Found{e, m.in[m.won[0]].level[0]})
+	}
+	return way, m.err
 }
 
 // Open implements Source.
@@ -102,6 +120,7 @@ type input struct {
 	layer Layer
 	level [2]int // its place in each view, -1 where it is not in it
 	live  bool   // it stands at an entry
+	ended bool   // nothing of it is wanted any more
 }
 
 // scope is a path at which layers are hidden from what is below it: in each view those below barrier.
@@ -158,22 +177,13 @@ func (m *merger) entry(i int) (Entry, error) {
 func (m *merger) begin(dir string) bool {
 	m.within = dir
 	for _, at := range Parents(dir) {
-		m.here = m.here[:0]
-		for i, in := range m.in {
-			in.live = in.Seek(at)
-			if !m.alive(i) {
-				return false
-			}
-			if in.live && string(in.Path()) == at {
-				m.here = append(m.here, i)
-			}
+		if !m.visit(at) {
+			return false
 		}
-		m.path = append(m.path[:0], at...)
-		m.decide()
 	}
 	m.heap, m.here = m.heap[:0], m.here[:0]
 	for i, in := range m.in {
-		in.live = in.Seek(dir)
+		in.live = !in.ended && in.Seek(dir)
 		if !m.alive(i) {
 			return false
 		}
@@ -182,6 +192,25 @@ func (m *merger) begin(dir string) bool {
 		}
 	}
 	return m.settle()
+}
+
+// visit decides for one directory on the way to a path. A layer that has not that directory brings nothing below it, and ends there.
+func (m *merger) visit(at string) bool {
+	m.here = m.here[:0]
+	for i, in := range m.in {
+		in.live = !in.ended && in.Seek(at)
+		if !m.alive(i) {
+			return false
+		}
+		if in.live && string(in.Path()) == at {
+			m.here = append(m.here, i)
+		} else {
+			in.ended = true
+		}
+	}
+	m.path = append(m.path[:0], at...)
+	m.decide()
+	return true
 }
 
 func (m *merger) isCommon(i int) bool { return i < len(m.common) }
