@@ -216,6 +216,11 @@ func TestCompletion(t *testing.T) {
 		"run odd /dir/":                "/dir/file /dir/sub/",
 		"run odd /../..//dir/../dir/f": "",
 		"run --na":                     "--name",
+		"cp o":                         "odd: one:",
+		"cp busybox:/etc/on":           "busybox:/etc/one",
+		"cp x o":                       "one:",
+		"cp x one:/etc/s":              "one:/etc/sub/",
+		"mount o":                      "odd one",
 	} {
 		var got []string
 		for _, line := range strings.Split(e.ok(append([]string{"__completeNoDesc"}, strings.Split(args, " ")...)...), "\n") {

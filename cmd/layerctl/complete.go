@@ -72,12 +72,21 @@ func (a *app) complete(cmd *cobra.Command, word string, args []string, typed str
 		return nil, cobra.ShellCompDirectiveDefault
 	}
 	if is("PATH", "COMMAND") && len(args) > 0 && (strings.HasPrefix(typed, "/") || is("PATH")) {
-		return pathsIn(cmd, images, snaps, args[0], "", typed)
+		return pathsIn(imageDirs(cmd, images, snaps, args[0]), "", typed)
 	}
-	if is("IMAGE:PATH") {
+	if is("IMAGE:PATH", "CONTAINER:PATH") {
 		// A digit behind the colon is rather a tag's: a path begins with a slash.
 		if of, name, ok := strings.Cut(typed, ":/"); ok {
-			return pathsIn(cmd, images, snaps, of, of+":", "/"+name)
+			var dirs []string
+			if c, err := containers.Lookup(cmd.Context(), of); err == nil && is("CONTAINER:PATH") {
+				upper, lowers, err := containers.Changes(cmd.Context(), c)
+				if err == nil {
+					dirs = append([]string{upper}, lowers...)
+				}
+			} else if is("IMAGE:PATH") {
+				dirs = imageDirs(cmd, images, snaps, of)
+			}
+			return pathsIn(dirs, of+":", "/"+name)
 		}
 		how |= cobra.ShellCompDirectiveNoSpace
 	}
@@ -138,22 +147,27 @@ func imageNames(found []image.Image, typed string) []string {
 	return slices.Compact(list)
 }
 
-// pathsIn are the paths of an image that go on from what is typed: one directory is read, of the merged view. A name that a terminal
-// would obey is not offered.
-func pathsIn(cmd *cobra.Command, images *image.Store, snaps *snapshot.Store, ref, prefix, typed string) ([]string, cobra.ShellCompDirective) {
-	const how = cobra.ShellCompDirectiveNoFileComp
+// imageDirs are the trees of an image, highest first; none where there is no such image.
+func imageDirs(cmd *cobra.Command, images *image.Store, snaps *snapshot.Store, ref string) []string {
 	img, err := images.Resolve(cmd.Context(), ref)
 	if err != nil {
-		return nil, how
+		return nil
 	}
 	trees, err := snaps.Chain(cmd.Context(), img.Chain)
 	if err != nil {
-		return nil, how
+		return nil
 	}
 	var dirs []string
 	for _, t := range slices.Backward(trees) {
 		dirs = append(dirs, filepath.Join(t.Dir, "fs"))
 	}
+	return dirs
+}
+
+// pathsIn are the paths in stacked trees that go on from what is typed: one directory is read, of the merged view. A name that a terminal
+// would obey is not offered.
+func pathsIn(dirs []string, prefix, typed string) ([]string, cobra.ShellCompDirective) {
+	const how = cobra.ShellCompDirectiveNoFileComp
 	stack, err := snapshot.OpenStack(dirs)
 	if err != nil {
 		return nil, how

@@ -23,7 +23,7 @@ func (a *app) cpCommand() *cobra.Command {
 	var opt files.Options
 	var quiet bool
 	cmd := &cobra.Command{
-		Use:   "cp [flags] CONTAINER:PATH|IMAGE:PATH DEST|-\n  layerctl cp [flags] SRC|- CONTAINER:PATH",
+		Use:   "cp [flags] CONTAINER:PATH|IMAGE:PATH|SRC|- DEST|CONTAINER:PATH|-",
 		Short: "Copy files out of a container or an image, or into a container",
 		Long: `Copy files or directories between the host and a container, running or not, or out of an image. Paths and what they lead to are as docker
 cp has them: those in a container or an image are relative to its root; a directory is copied into DEST where that is a directory, and

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -113,7 +114,19 @@ func Receive(ctx context.Context, r io.Reader, dst Place, opt Options) (int64, e
 	few := warnings{warn: opt.Warn}
 	defer few.end()
 	x := &extractor{ctx: ctx, dir: dir, warn: few.say, all: true, foreign: true, at: w.path, place: dst}
-	plain, _, err := layer.Decompress(r)
+	// Who waits for a pipe that says nothing can be told to stop.
+	pr, pw := io.Pipe()
+	defer pr.Close()
+	defer context.AfterFunc(ctx, func() { pw.CloseWithError(ctx.Err()) })()
+	go func() {
+		_, err := io.Copy(pw, r)
+		pw.CloseWithError(err)
+	}()
+	in := bufio.NewReader(pr)
+	if _, err := in.Peek(1); err == io.EOF { // whoever was to write it has failed
+		return 0, invalid("extract into %s: nothing came, not even an empty tar", dst.Path)
+	}
+	plain, _, err := layer.Decompress(in)
 	if err == nil {
 		defer plain.Close()
 		err = x.extract(plain)

@@ -316,6 +316,15 @@ func TestHostileStream(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
+	if _, err := Receive(context.Background(), strings.NewReader(""), Place{Root: root, Path: "/empty"}, Options{}); err == nil {
+		t.Error("nothing was taken for a tar")
+	}
+	never, _ := io.Pipe()
+	soon, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := Receive(soon, never, Place{Root: root, Path: "/empty"}, Options{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a pipe that says nothing: %v", err)
+	}
 	whole := tarOf(t, entry{name: "cut", content: strings.Repeat("x", 5000)})
 	if _, err := Receive(context.Background(), bytes.NewReader(whole[:3000]), Place{Root: root, Path: "/empty"}, Options{}); err == nil {
 		t.Error("half a tar was taken for a whole one")
