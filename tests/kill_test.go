@@ -57,6 +57,7 @@ func TestKilledAnywhere(t *testing.T) {
 	sh(t, e.dir, "skopeo copy -q --src-tls-verify=false docker://"+reg.addr+"/other docker-archive:other.tar:other:latest; gzip -k other.tar")
 	e.ok("import", "tree", "busybox")
 	e.ok("tag", "busybox", "second:name")
+	e.ok("tag", "busybox", reg.addr+"/pushed")
 	e.ok("pull", reg.addr+"/two")
 	e.ok("pull", reg.addr+"/base")
 	// The layer that leans on what is below leans on another etc/ here.
@@ -82,6 +83,7 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "rebase", store: "full", last: true, args: []string{"rebase", "--base", reg.addr + "/base", "--onto", "next", reg.addr + "/two", "second:name"}},
 		{name: "tag", store: "full", args: []string{"tag", reg.addr + "/two", "two:tagged"}},
 		{name: "tag over", store: "full", args: []string{"tag", reg.addr + "/two", "second:name"}},
+		{name: "push", store: "full", args: []string{"push", "-q", reg.addr + "/pushed"}},
 		{name: "untag", store: "full", args: []string{"rmi", "second:name"}, again: notFound},
 		{name: "rmi", store: "full", last: true, args: []string{"rmi", reg.addr + "/two"}, again: notFound},
 		{name: "run", store: "full", last: true, args: []string{"run", "--name", "new", "busybox", "true"}, again: `has that name`},

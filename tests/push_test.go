@@ -135,6 +135,23 @@ func TestPush(t *testing.T) {
 		}
 		third.ok("rmi", ref)
 	}
+	// What was committed on top: the layer below is there already, and what was deleted stays so for everybody.
+	e.ok("run", "--name", "changed", name, "sh", "-c", "rm -r /etc/one /etc/sub; mkdir /etc/sub; echo new > /etc/sub/new; chmod 700 /srv")
+	e.ok("commit", "changed", reg.addr+"/team/committed")
+	if r := e.run("push", reg.addr+"/team/committed"); r.code != 0 || strings.Count(r.stderr, ": pushed\n") != 1 || !strings.Contains(r.stderr, "mounted from ") {
+		t.Errorf("push of a commit: %+v", r)
+	}
+	look := "ls /etc /etc/sub; cat /etc/sub/new; stat -c %a /srv"
+	want := e.ok("run", "--rm", reg.addr+"/team/committed", "sh", "-c", look)
+	third := e.other("store.third")
+	third.ok("pull", reg.addr+"/team/committed")
+	if got := third.ok("run", "--rm", reg.addr+"/team/committed", "sh", "-c", look); got != want || !strings.Contains(got, "new\n700\n") {
+		t.Errorf("what was committed comes back as %q, want %q", got, want)
+	}
+	sh(t, e.dir, podman+" pull -q --tls-verify=false "+reg.addr+"/team/committed; m=$("+podman+" image mount "+reg.addr+"/team/committed); test ! -e $m/etc/one; test \"$(ls $m/etc/sub)\" = new; "+podman+" image unmount "+reg.addr+"/team/committed")
+	e.ok("rm", "changed")
+	third.ok("rmi", reg.addr+"/team/committed")
+	e.ok("rmi", reg.addr+"/team/committed")
 	e.ok("check", "--full")
 	e.tidy()
 	// What was kept for the next push goes with the image.
