@@ -71,7 +71,7 @@ func startBrowser(t *testing.T) *browser {
 		go func() { done <- cmd.Wait() }()
 		select {
 		case <-done:
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			cmd.Process.Kill()
 			<-done
 			t.Error("Chromium did not end")
@@ -158,7 +158,7 @@ func (b *browser) call(method string, params, result any) {
 				b.t.Fatalf("%s: %v", method, err)
 			}
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		b.t.Fatalf("%s: no answer", method)
 	}
 }
@@ -193,13 +193,19 @@ func (b *browser) eval(expression string) string {
 func (b *browser) open(url string) {
 	b.t.Helper()
 	b.call("Page.navigate", map[string]any{"url": url}, nil)
-	for range 200 {
-		if b.eval("document.readyState + location.href") == "complete"+url {
+	b.until("document.readyState + location.href", "complete"+url)
+}
+
+// until waits for an expression to have a value.
+func (b *browser) until(expression, want string) {
+	b.t.Helper()
+	got := ""
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if got = b.eval(expression); got == want {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
-	b.t.Fatalf("%s does not load", url)
+	b.t.Fatalf("%s: %s, want %s", expression, got, want)
 }
 
 // view sets the window's size and whether the system is dark.

@@ -86,8 +86,7 @@ func TestPageInBrowser(t *testing.T) {
 	is("to the hidden one", `document.activeElement.getAttribute("aria-label")`, "model.bin, 400 kB, 7.3% of the image, layer 2, rewritten by layer 3")
 	is("which is marked", `document.querySelectorAll(".cell.found").length`, "1")
 	b.eval(`history.back()`)
-	b.eval(`new Promise(r => setTimeout(() => r(1), 100))`)
-	is("back", where, "#/ app:1")
+	b.until(where, "#/ app:1")
 
 	is("a name in the list goes in", `[...document.querySelectorAll("#list button")].find(b => b.textContent.startsWith("srv")).click(), location.hash`, "#/srv")
 	is("up", `document.getElementById("up").click(), location.hash`, "#/")
@@ -101,8 +100,7 @@ func TestPageInBrowser(t *testing.T) {
 	is("packages by size", `document.querySelectorAll("#packages th button")[3].click(), document.querySelector("#packages tbody tr").cells[0].textContent`, "bash")
 
 	b.eval(`[...document.querySelectorAll("#waste a")].find(a => a.textContent === "/srv/app/app.py").click()`)
-	b.eval(`new Promise(r => setTimeout(() => r(1), 100))`)
-	is("a wasted file's link leads into the map", where+` + " " + [...document.querySelectorAll(".cell.found")].map(g => g.getAttribute("aria-label")).join()`, "#/srv/app/app.py app:1>srv>app app.py, 20.0 kB, 0.4% of the image, layer 2, rewritten by layer 3")
+	b.until(where+` + " " + [...document.querySelectorAll(".cell.found")].map(g => g.getAttribute("aria-label")).join()`, "#/srv/app/app.py app:1>srv>app app.py, 20.0 kB, 0.4% of the image, layer 2, rewritten by layer 3")
 	b.eval(`document.getElementById("by-layer").click(), scrollTo(0, 0)`)
 	background := `getComputedStyle(document.body).backgroundColor`
 	day := b.eval(background)
