@@ -253,7 +253,7 @@ func (s *Store) importTar(ctx context.Context, r io.Reader, st *snapshot.Staging
 	}
 	defer fs.Close()
 	sum, n := sha256.New(), counter(0)
-	if err := layer.Pack(ctx, fs, io.MultiWriter(sum, &n), layer.PackOptions{}); err != nil {
+	if err := layer.Pack(ctx, fs, io.MultiWriter(sum, &n), layer.PackOptions{Marks: true}); err != nil {
 		return res, err
 	}
 	res.DiffID, res.TarSize = "sha256:"+hex.EncodeToString(sum.Sum(nil)), int64(n)

@@ -412,7 +412,7 @@ func (s *Store) unlink(parent, active string) {
 // tidyMoved takes from a tree's directory what came with the upper. The record goes last: it says that the rest is there.
 func (s *Store) tidyMoved(dir string) error {
 	err := s.Discard(filepath.Join(dir, "work"))
-	for _, name := range []string{"lock", "record.json"} {
+	for _, name := range []string{"shared", "lock", "record.json"} {
 		if rerr := os.Remove(filepath.Join(dir, name)); !errors.Is(rerr, fs.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}

@@ -212,3 +212,12 @@ func TestNames(t *testing.T) {
 		t.Errorf("blobs %q are left", names)
 	}
 }
+
+// A tarball that hides what is below it, where nothing is: the mark is the layer's, and is packed again with it.
+func TestImportOfMarks(t *testing.T) {
+	e := newEnv(t)
+	sh(t, e.dir, "mkdir -p t/d && touch t/d/.wh..wh..opq t/d/.wh.gone t/d/x && tar -C t -cf t.tar .")
+	e.ok("import", "t.tar", "marked")
+	e.ok("check", "--full")
+	e.ok("save", "-o", "saved.tar", "marked")
+}
