@@ -29,10 +29,8 @@ const contrast = `(() => {
 	};
 	const css = getComputedStyle(document.documentElement), v = name => css.getPropertyValue(name);
 	const pairs = [["--ink", "--card"], ["--ink", "--bg"], ["--ink", "--sunk"], ["--muted", "--card"], ["--muted", "--bg"], ["--muted", "--sunk"], ["--accent", "--card"], ["--accent-ink", "--accent"], ["--frame-ink", "--frame"], ["--frame-ink", "--frame2"], ["--card", "--ink"]].map(p => [p + "", v(p[0]), v(p[1])]);
-	for (const r of document.querySelectorAll(".map .cell:not(.d) > rect.f, .chip, .strip button")) {
-		const s = getComputedStyle(r);
-		pairs.push([r.parentNode.textContent, v("--cell-ink"), r.tagName === "rect" ? s.fill : s.backgroundColor]);
-	}
+	for (const t of document.querySelectorAll(".map .cell > text")) pairs.push([t.textContent, getComputedStyle(t).fill, getComputedStyle(t.parentNode.querySelector("rect.f")).fill]);
+	for (const r of document.querySelectorAll(".chip, .strip button")) pairs.push([r.textContent, getComputedStyle(r).color, getComputedStyle(r).backgroundColor]);
 	return pairs.map(([name, a, b]) => [name, (Math.max(light(a), light(b)) + .05) / (Math.min(light(a), light(b)) + .05)]).filter(p => !(p[1] >= 4.5)).map(p => p[0] + " " + p[1].toFixed(2)).join("; ");
 })()`
 
@@ -110,6 +108,8 @@ func TestPageInBrowser(t *testing.T) {
 		t.Error("dark is as light")
 	}
 	is("contrast in dark", contrast, "")
+	is("contrast of waste in dark", `document.getElementById("by-waste").click(), `+contrast, "")
+	b.eval(`document.getElementById("by-layer").click()`)
 	shots[b.shot("dark", false)] = true
 	is("the button turns it", `document.getElementById("theme").click(), `+background, day)
 	is("and back", `document.getElementById("theme").click(), `+background, night)
