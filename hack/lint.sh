@@ -23,7 +23,7 @@ if grep -rnE 'TODO|FIXME|\bXXX\b|not implemented' --include='*.go' --include='*.
 fi
 
 if command -v shellcheck >/dev/null; then
-	git ls-files -z 'hack/*.sh' '.ci/run' | xargs -0 shellcheck -S warning || bad=1
+	git ls-files -z 'hack/*.sh' 'examples/*.sh' '.ci/run' | xargs -0 shellcheck -S warning || bad=1
 else
 	say "shellcheck is missing: apt-get install shellcheck"
 fi

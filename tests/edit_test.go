@@ -221,6 +221,10 @@ func TestCompletion(t *testing.T) {
 		"cp x o":                       "one:",
 		"cp x one:/etc/s":              "one:/etc/sub/",
 		"mount o":                      "odd one",
+		"diff busybox o":               "odd one",
+		"diff odd#":                    "odd#1",
+		"cp odd:/dir/":                 "odd:/dir/file odd:/dir/sub/",
+		"blame odd /dir/s":             "/dir/sub/",
 	} {
 		var got []string
 		for _, line := range strings.Split(e.ok(append([]string{"__completeNoDesc"}, strings.Split(args, " ")...)...), "\n") {

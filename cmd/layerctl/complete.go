@@ -5,6 +5,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,8 +17,8 @@ import (
 )
 
 // completions makes the arguments of all commands complete to what is in the store. What an argument is, is said once, by the command's
-// line of use: IMAGE, REF, CONTAINER, NAME, IMAGE:PATH, PATH (in the image before it), X. Anything else is a file, or nothing. A flag's
-// value is what its usage calls it in backquotes.
+// line of use: IMAGE, REF, CONTAINER, NAME, X, IMAGE:PATH, DEST, PATH (in the image before it). Anything else is a file, or nothing. Behind
+// IMAGE# come the numbers of its layers. A flag's value is what its usage calls it in backquotes.
 func (a *app) completions(root *cobra.Command) {
 	for _, cmd := range root.Commands() {
 		a.completions(cmd)
@@ -74,6 +75,14 @@ func (a *app) complete(cmd *cobra.Command, word string, args []string, typed str
 	if is("PATH", "COMMAND") && len(args) > 0 && (strings.HasPrefix(typed, "/") || is("PATH")) {
 		return pathsIn(imageDirs(cmd, images, snaps, args[0]), "", typed)
 	}
+	if of, _, ok := strings.Cut(typed, "#"); ok && is("IMAGE", "NAME", "X", "Y") {
+		if img, err := images.Resolve(cmd.Context(), of); err == nil {
+			for n := range img.Layers {
+				list = append(list, of+"#"+strconv.Itoa(n+1))
+			}
+		}
+		return slices.DeleteFunc(list, func(s string) bool { return !strings.HasPrefix(s, typed) }), how
+	}
 	if is("IMAGE:PATH", "CONTAINER:PATH") {
 		// A digit behind the colon is rather a tag's: a path begins with a slash.
 		if of, name, ok := strings.Cut(typed, ":/"); ok {
@@ -88,7 +97,6 @@ func (a *app) complete(cmd *cobra.Command, word string, args []string, typed str
 			}
 			return pathsIn(dirs, of+":", "/"+name)
 		}
-		how |= cobra.ShellCompDirectiveNoSpace
 	}
 	if is("IMAGE", "REF", "NAME", "X", "Y", "IMAGE:PATH") {
 		found, err := images.List(cmd.Context())
@@ -96,7 +104,7 @@ func (a *app) complete(cmd *cobra.Command, word string, args []string, typed str
 			list = append(list, imageNames(found, typed)...)
 		}
 	}
-	if is("CONTAINER", "NAME", "X", "Y", "CONTAINER:PATH") {
+	if is("CONTAINER", "NAME", "X", "Y", "CONTAINER:PATH", "DEST") {
 		found, err := containers.List(cmd.Context(), true)
 		if err == nil {
 			for _, c := range found {
@@ -107,7 +115,9 @@ func (a *app) complete(cmd *cobra.Command, word string, args []string, typed str
 			}
 		}
 	}
-	if is("IMAGE:PATH", "CONTAINER:PATH") {
+	list = slices.DeleteFunc(list, func(s string) bool { return !strings.HasPrefix(s, typed) })
+	if is("IMAGE:PATH", "CONTAINER:PATH", "DEST") && len(list) > 0 {
+		how |= cobra.ShellCompDirectiveNoSpace
 		for i := range list {
 			list[i] += ":"
 		}
@@ -115,7 +125,6 @@ func (a *app) complete(cmd *cobra.Command, word string, args []string, typed str
 	if len(list) == 0 || is("X", "Y", "SRC", "DEST", "SOURCE", "DIR", "FILE") {
 		how &^= cobra.ShellCompDirectiveNoFileComp
 	}
-	list = slices.DeleteFunc(list, func(s string) bool { return !strings.HasPrefix(s, typed) })
 	return list, how
 }
 
