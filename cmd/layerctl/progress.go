@@ -11,6 +11,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
+	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
 	"github.com/layerctl/layerctl/image"
 )
 
@@ -60,7 +61,8 @@ func (l *lines) print(format string, a ...any) {
 	fmt.Fprintf(l.out, format+"\n", a...)
 }
 
-func (l *lines) Status(s string) { l.print("%s", s) }
+// Status is told what registries answer, too.
+func (l *lines) Status(s string) { l.print("%s", start.OneLine(s)) }
 func (l *lines) Started(digest string, size int64) {
 	l.print("%s: %s %s", shortID(digest, false), l.doing, humanSize(size))
 }
@@ -78,7 +80,7 @@ type bars struct {
 	layers map[string]*mpb.Bar
 }
 
-func (b *bars) Status(s string) { fmt.Fprintln(b.pool, s) }
+func (b *bars) Status(s string) { fmt.Fprintln(b.pool, start.OneLine(s)) }
 
 func (b *bars) Started(digest string, size int64) {
 	b.mu.Lock()
