@@ -354,12 +354,23 @@ section_see() {
 		"layerctl waste" "$layerctl waste $one" \
 		"layerctl report" "$layerctl report -o see.html $one" \
 		"dive in CI mode, of its archive" "env CI=true ./dive --source docker-archive see.tar --ci"
-	umoci unpack --image made-see:see a && umoci unpack --image made-see2:see2 b
-	compare "Compare two images of 20,000 files and 700 MB that have no layer in common" "$(((runs + 1) / 2))" \
-		"layerctl diff" "$layerctl diff $one $two" \
-		"layerctl diff --stat" "$layerctl diff --stat $one $two" \
-		"diff -rq of both, unpacked before" "sh -c 'diff -rq a/rootfs b/rootfs || [ \$? = 1 ]'" \
-		"umoci unpack of both, and diff -rq" "sh -c 'rm -rf a b; umoci unpack --image made-see:see a && umoci unpack --image made-see2:see2 b && diff -rq a/rootfs b/rootfs || [ \$? = 1 ]'"
+	# Their layers have no whiteouts: tar alone unpacks them.
+	cat >unpack <<-'X'
+		#!/bin/sh -e
+		for name; do
+			mkdir "$name"
+			layout=made-see; [ "$name" = a ] || layout=made-see2
+			manifest=$(jq -r '.manifests[0].digest[7:]' $layout/index.json)
+			for l in $(jq -r '.layers[].digest[7:]' $layout/blobs/sha256/$manifest); do tar -C "$name" -xzf $layout/blobs/sha256/$l; done
+		done
+		diff -rq a b >/dev/null || [ $? = 1 ]
+	X
+	chmod +x unpack
+	turns "Compare two images of 20,000 files and 700 MB that have no layer in common" "$(((runs + 1) / 2))" \
+		"layerctl diff" true "$layerctl diff $one $two" \
+		"layerctl diff --stat" true "$layerctl diff --stat $one $two" \
+		"tar of both, and diff -rq" "rm -rf a b" "./unpack a b" \
+		"diff -rq alone, of both unpacked" true "./unpack"
 	tree
 	# shellcheck disable=SC2016 # for the container's shell
 	local script='mkdir /many && cd /many && i=0 && while [ $i -lt 50000 ]; do : > $i; i=$((i+1)); done'

@@ -241,7 +241,7 @@ func (s *Store) sharers(img Image) ([][]string, error) {
 			}
 			var row imageRow
 			if _, err := getJSON(tx, bucketImages, string(k), &row); err != nil {
-				return err
+				return nil // another image's row is damaged, which check says: this one can be looked at
 			}
 			names, err := namesOf(tx, string(k))
 			if err != nil {

@@ -84,7 +84,7 @@ func (s *Store) findLayer(name string, alone bool) (placed, error) {
 			}
 			var row imageRow
 			if _, err := getJSON(tx, bucketImages, string(k), &row); err != nil {
-				return err
+				return nil // damaged, which check says
 			}
 			for i, l := range row.Layers {
 				if !strings.HasPrefix(l.DiffID, prefix) && !strings.HasPrefix(l.Digest, prefix) && !strings.HasPrefix(l.Chain, prefix) {
