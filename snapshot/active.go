@@ -322,6 +322,9 @@ func (s *Store) Remove(ctx context.Context, key string) error {
 			return fmt.Errorf("remove snapshot %s: %w", key, err)
 		}
 		defer lock.Close()
+		if now, err := readRecordFile(dir); err == nil {
+			rec = now // a commit has changed it meanwhile
+		}
 		return s.dropActive(dir, rec)
 	}
 	if !errors.Is(err, ErrNotFound) {
