@@ -12,7 +12,7 @@ func TestWaste(t *testing.T) {
 	sh(t, e.dir, `mkdir -p tree/tmp tree/etc; echo content >tree/etc/passwd; printf x >"tree/tmp/$(printf 'a\033]0;owned\007b')"`)
 	e.ok("import", e.dir+"/tree", "app")
 	out := e.ok("waste", "app")
-	if !strings.Contains(out, "Efficiency 88.9%: of 9B in 1 layer, 1B are wasted.") || !strings.Contains(out, "temporary files, in layer 0") {
+	if !strings.Contains(out, "Efficiency 88.9%: of 9B in 1 layer, 1B are wasted.") || !strings.Contains(out, "temporary files, in layer 1") {
 		t.Errorf("got %s", out)
 	}
 	var r struct {

@@ -33,7 +33,7 @@ type wasteReport struct {
 }
 
 type wasteLayer struct {
-	Layer       int
+	Layer       int // 1 is the lowest, as in layers
 	DiffID      string
 	CreatedBy   string
 	Files       int
@@ -156,7 +156,7 @@ func newWasteReport(view *image.View, found *waste.Analysis) *wasteReport {
 		TwinBytes: found.Twins, Items: wasteItems(found.Items), Twins: wasteItems(found.Copies)}
 	for i, l := range found.Layers {
 		of := view.Layers[i]
-		r.Layers = append(r.Layers, wasteLayer{i, of.DiffID, of.CreatedBy, l.Files, l.Bytes, l.Wasted, l.Kinds, l.Twins})
+		r.Layers = append(r.Layers, wasteLayer{i + 1, of.DiffID, of.CreatedBy, l.Files, l.Bytes, l.Wasted, l.Kinds, l.Twins})
 	}
 	return r
 }
@@ -164,7 +164,7 @@ func newWasteReport(view *image.View, found *waste.Analysis) *wasteReport {
 func wasteItems(found []waste.Item) []wasteItem {
 	list := []wasteItem{}
 	for _, i := range found {
-		w := wasteItem{Kind: i.Kind, Path: "/" + i.Path, Files: i.Files, Bytes: i.Bytes, Layer: i.Layer, By: i.By, Cache: i.Cache, How: i.How()}
+		w := wasteItem{Kind: i.Kind, Path: "/" + i.Path, Files: i.Files, Bytes: i.Bytes, Layer: i.Layer + 1, By: i.By + 1, Cache: i.Cache, How: i.How()}
 		if i.Dir {
 			w.Path += "/"
 		}

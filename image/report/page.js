@@ -106,15 +106,15 @@
 	const label = n => {
 		let s = (n.parent ? n.name : "the image") + ", " + sizeText(weight(n)) + ", " + shareText(weight(n) / (weight(tree) || 1)) + " of the image";
 		if (n.kids) s += ", directory of " + number(n);
-		else if (!n.summed) s += ", layer " + n.layer;
+		else if (!n.summed) s += ", layer " + (n.layer + 1);
 		if (n.kind) s += ", " + reason(n);
 		return s;
 	};
 	const reason = n => {
 		const k = data.kinds[n.kind];
 		if (k === "cached") return "a cache";
-		if (k === "duplicate") return "a duplicate of a file in layer " + n.by;
-		return k + " by layer " + n.by;
+		if (k === "duplicate") return "a duplicate of a file in layer " + (n.by + 1);
+		return k + " by layer " + (n.by + 1);
 	};
 	const fit = (s, room, each) => {
 		const n = Math.floor(room / each);
@@ -214,7 +214,7 @@
 			const bar = element("span", {class: "w", "aria-hidden": "true"});
 			bar.style.width = `calc((100% - 16px) * ${(weight(k) / total).toFixed(4)})`;
 			const sw = element("span", {class: "sw", "aria-hidden": "true"});
-			const says = k.kids ? "" : k.summed ? "" : ` layer ${k.layer}` + (k.kind ? ", " + reason(k) : "");
+			const says = k.kids ? "" : k.summed ? "" : ` layer ${k.layer + 1}` + (k.kind ? ", " + reason(k) : "");
 			row.append(sw, name, element("span", {class: "z"}, sizeText(weight(k))), bar, element("span", {class: "sr"}, says));
 			row.addEventListener("pointerenter", () => mark(k, true));
 			row.addEventListener("pointerleave", () => mark(k, false));
@@ -249,7 +249,7 @@
 			add("live", "used");
 			data.kinds.forEach((k, i) => { if (k && data.sums[i]) add("kind", k + " " + sizeText(data.sums[i]), ["--kh", kindHues[k]]); });
 		} else {
-			data.layers.slice(0, 12).forEach((l, i) => add("", "layer " + i, ["--h", hue(i)]));
+			data.layers.slice(0, 12).forEach((l, i) => add("", "layer " + (i + 1), ["--h", hue(i)]));
 			if (data.layers.length > 12) items.push(element("li", {}, `and ${data.layers.length - 12} more`));
 		}
 		if (state.hidden && data.hiddenBytes) add("hid", "hidden by a later layer");
@@ -343,7 +343,7 @@
 	const tell = (n, x, y) => {
 		const rows = [element("b", {}, n.summed ? pathOf(n.parent) : pathOf(n))];
 		rows.push(element("span", {}, (n.summed ? n.name + ", " : "") + sizeText(weight(n)) + " · " + shareText(weight(n) / (weight(tree) || 1)) + (n.kids ? " · " + number(n) : "")));
-		if (!n.kids && !n.summed) rows.push(element("i", {}, "layer " + n.layer + (data.layers[n.layer] ? ": " + data.layers[n.layer] : "")));
+		if (!n.kids && !n.summed) rows.push(element("i", {}, "layer " + (n.layer + 1) + (data.layers[n.layer] ? ": " + data.layers[n.layer] : "")));
 		if (n.kind) rows.push(element("i", {}, reason(n)));
 		tip.replaceChildren(...rows);
 		tip.hidden = false;
@@ -381,15 +381,15 @@
 		state.layer = state.layer === i ? -1 : i;
 		for (const b of document.querySelectorAll("[data-layer]")) b.setAttribute("aria-pressed", String(+b.dataset.layer === state.layer));
 		$("strip").classList.toggle("focus", state.layer >= 0);
-		$("status").textContent = state.layer < 0 ? "All layers" : "Layer " + i + " is picked out";
+		$("status").textContent = state.layer < 0 ? "All layers" : "Layer " + (i + 1) + " is picked out";
 		render();
 	};
 	$("strip").classList.toggle("many", data.layers.length > 50);
 	data.layers.forEach((by, i) => {
-		const li = element("li", {}), b = element("button", {type: "button", "data-layer": i, "aria-pressed": "false", "aria-label": `Layer ${i}, ${sizeText(data.bytes[i])}`}, data.bytes[i] > tree.size * .02 ? String(i) : "");
+		const li = element("li", {}), b = element("button", {type: "button", "data-layer": i, "aria-pressed": "false", "aria-label": `Layer ${i + 1}, ${sizeText(data.bytes[i])}`}, data.bytes[i] > tree.size * .02 ? String(i + 1) : "");
 		li.style.flex = `${Math.max(data.bytes[i], 1)} 1 0`;
 		b.style.setProperty("--h", hue(i));
-		b.title = `layer ${i}, ${sizeText(data.bytes[i])}: ${by}`;
+		b.title = `layer ${i + 1}, ${sizeText(data.bytes[i])}: ${by}`;
 		li.append(b);
 		$("strip").append(li);
 	});

@@ -81,7 +81,7 @@ func TestPageInBrowser(t *testing.T) {
 	is("it finds both layers' file", `[...document.querySelectorAll("#hits li")].map(l => l.textContent).join()`, "/srv/app/model.bin400 kB, rewritten,/srv/app/model.bin400 kB")
 	b.press("Enter")
 	is("and goes there", where, "#/srv/app app:1>srv>app")
-	is("to the hidden one", `document.activeElement.getAttribute("aria-label")`, "model.bin, 400 kB, 7.3% of the image, layer 2, rewritten by layer 3")
+	is("to the hidden one", `document.activeElement.getAttribute("aria-label")`, "model.bin, 400 kB, 7.3% of the image, layer 3, rewritten by layer 4")
 	is("which is marked", `document.querySelectorAll(".cell.found").length`, "1")
 	b.eval(`history.back()`)
 	b.until(where, "#/ app:1")
@@ -98,7 +98,7 @@ func TestPageInBrowser(t *testing.T) {
 	is("packages by size", `document.querySelectorAll("#packages th button")[3].click(), document.querySelector("#packages tbody tr").cells[0].textContent`, "bash")
 
 	b.eval(`[...document.querySelectorAll("#waste a")].find(a => a.textContent === "/srv/app/app.py").click()`)
-	b.until(where+` + " " + [...document.querySelectorAll(".cell.found")].map(g => g.getAttribute("aria-label")).join()`, "#/srv/app/app.py app:1>srv>app app.py, 20.0 kB, 0.4% of the image, layer 2, rewritten by layer 3")
+	b.until(where+` + " " + [...document.querySelectorAll(".cell.found")].map(g => g.getAttribute("aria-label")).join()`, "#/srv/app/app.py app:1>srv>app app.py, 20.0 kB, 0.4% of the image, layer 3, rewritten by layer 4")
 	b.eval(`document.getElementById("by-layer").click(), scrollTo(0, 0)`)
 	background := `getComputedStyle(document.body).backgroundColor`
 	day := b.eval(background)

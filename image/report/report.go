@@ -115,7 +115,7 @@ type pageData struct {
 
 // Write writes the page. It may be called once.
 func (r *Report) Write(w io.Writer) error {
-	tmpl, err := template.New("page").Funcs(template.FuncMap{"size": size, "count": count, "percent": percent, "short": short}).Parse(pageHTML)
+	tmpl, err := template.New("page").Funcs(template.FuncMap{"size": size, "count": count, "percent": percent, "short": short, "next": func(i int) int { return i + 1 }}).Parse(pageHTML)
 	if err != nil {
 		return err
 	}

@@ -179,17 +179,17 @@ func (a *Analysis) same(size int64, at int, all []copies) {
 func (i *Item) How() string {
 	switch i.Kind {
 	case Overwritten:
-		return fmt.Sprintf("in layer %d, another file in layer %d", i.Layer, i.By)
+		return fmt.Sprintf("in layer %d, another file in layer %d", i.Layer+1, i.By+1)
 	case Rewritten:
-		return fmt.Sprintf("in layer %d, with the same content in layer %d", i.Layer, i.By)
+		return fmt.Sprintf("in layer %d, with the same content in layer %d", i.Layer+1, i.By+1)
 	case Deleted:
-		s := fmt.Sprintf("in layer %d, deleted by layer %d", i.Layer, i.By)
+		s := fmt.Sprintf("in layer %d, deleted by layer %d", i.Layer+1, i.By+1)
 		if i.Cache != "" {
 			s += " (" + i.Cache + ")"
 		}
 		return s
 	case Cached:
-		return fmt.Sprintf("%s, in layer %d", i.Cache, i.Layer)
+		return fmt.Sprintf("%s, in layer %d", i.Cache, i.Layer+1)
 	}
-	return fmt.Sprintf("in layer %d, a copy of /%s in layer %d", i.Layer, i.Of, i.By)
+	return fmt.Sprintf("in layer %d, a copy of /%s in layer %d", i.Layer+1, i.Of, i.By+1)
 }
