@@ -16,4 +16,7 @@
 // one transaction that locks what nobody needs by then and nobody holds, and then moves that into the trash. Files that say what rows say
 // (names/, index.json) are written while the rows are locked; a name's record goes before its row changes, so that a record is never
 // older than the rows. Whoever needs both databases locks images' before snapshots'.
+//
+// Look, LookLayer, LookChain and LookTar open what there is to be looked into as a View: its layers' indexes as one stack (package
+// snapshot/diff), read as far as somebody asks. Nothing is held meanwhile: what is removed under a view is missed when it is opened.
 package image
