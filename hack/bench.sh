@@ -310,8 +310,8 @@ section_push() {
 			"skopeo copy of the plain tar in an OCI layout" "$empty" "skopeo copy -q --policy $skopeo_policy --dest-tls-verify=false --dest-compress-format $way oci:pushed-oci docker://$to"
 	done
 	results+="
-All compress on all cores, gzip at the level 5 of the same library, zstd at 3, and send meanwhile. Ours also keeps what it made. Pushed
-again, nothing is compressed: that is the next table.
+gzip is the same library at the same level everywhere, and on all cores; zstd is that library's default level, ours in pieces on all cores.
+Each sends meanwhile; ours also keeps what it made. Pushed again, nothing is compressed: that is the next table.
 "
 	compare "Push the same again" "$runs" \
 		"layerctl push" "$layerctl push -q $to" \
