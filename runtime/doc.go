@@ -13,6 +13,7 @@
 //	containers/STORE/ID/              STORE is a hash of the store's path
 //	containers/STORE/ID/state.json    its first process and when it started
 //	containers/STORE/ID/hosts, hostname, resolv.conf   what is mounted in it
+//	containers/STORE/ID/paused        held by whoever has stopped it for the time of a copy; one that nobody holds was left by a kill
 //	mounts/STORE/ID/                  where a container or an image is mounted on the host when nobody says where
 //
 // The monitor is the process that waits for the container: the command line itself, or for a container with a terminal a process of its
