@@ -36,7 +36,8 @@ func bindings() []binding {
 		{"right, l", "open the directory, then go into it", []act{{"right l", (*model).right}}},
 		{"left, h", "close the directory, then go to the one above", []act{{"left h", (*model).left}}},
 		{"enter, o", "open: a directory here, a file in the pager ($PAGER)", []act{{"enter o", (*model).enter}}},
-		{"O", "the file as it was before the change, in the pager", []act{{"O", func(m *model) tea.Cmd { return m.page(true) }}}},
+		{"O p", "in the pager: the file as it was before; what changed in it", []act{
+			{"O", func(m *model) tea.Cmd { return m.page(asWas) }}, {"p", func(m *model) tea.Cmd { return m.page(patch) }}}},
 		{"+ -", "open all that is below the directory; close all", []act{{"+ *", (*model).openAll}, {"-", (*model).closeAll}}},
 		{"tab", "from the layers to the tree, and back", []act{{"tab shift+tab", func(m *model) tea.Cmd { m.onList = !m.onList; return nil }}}},
 		{"[ ]", "the layer before, the next one", []act{{"[", func(m *model) tea.Cmd { return m.choose(m.chosen - 1) }},
@@ -157,27 +158,31 @@ func (m *model) enter() tea.Cmd {
 	case m.at.dir():
 		return m.setOpen(!m.at.open)
 	}
-	return m.page(m.at.kind == 'D')
+	if m.at.kind == 'D' {
+		return m.page(asWas)
+	}
+	return m.page(asNow)
 }
 
-// page opens the file at the cursor in the pager.
-func (m *model) page(old bool) tea.Cmd {
+// page opens what is at the cursor in the pager.
+func (m *model) page(what page) tea.Cmd {
 	if m.onList {
 		return nil
 	}
 	s := m.scope()
 	switch {
+	case what == patch && s.mode == whole:
+		m.say("choose a layer first: the whole image has no changes", true)
+		return nil
+	case what == patch:
 	case m.at.typ != '0' && m.at.typ != '1':
 		m.say("only a file has content to show", true)
 		return nil
-	case old && m.at.kind != 'C' && m.at.kind != 'D':
-		m.say("it is as it was", true)
-		return nil
-	case !old && m.at.kind == 'D':
-		m.say("it is deleted: O shows what it was", true)
+	case what == asWas && m.at.kind != 'C' && m.at.kind != 'D':
+		m.say("there is nothing that it was before", true)
 		return nil
 	}
-	return m.do.pager(m.images, s, m.at.path(), old)
+	return m.do.pager(m.images, s, m.at.path(), what)
 }
 
 func (m *model) openAll() tea.Cmd {

@@ -65,7 +65,7 @@ type model struct {
 
 // actions are what has an effect outside of the screen. Tests have others.
 type actions struct {
-	pager  func(images []Image, s scope, path string, old bool) tea.Cmd
+	pager  func(images []Image, s scope, path string, what page) tea.Cmd
 	export func(images []Image, s scope, path string, old bool, to string) tea.Cmd
 }
 

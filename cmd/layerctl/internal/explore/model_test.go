@@ -116,12 +116,12 @@ func TestHostileTextNeverReachesTheTerminal(t *testing.T) {
 
 // Whatever is pressed and clicked, at whatever size, the screen has its lines and its width, and the cursor is on it.
 func TestAnyKeys(t *testing.T) {
-	names := strings.Fields("up down left right enter esc tab home end pgup pgdown ctrl+u ctrl+d g G j k h l o O + - * [ ] u / A C D s b B x ? a 1 > backspace")
+	names := strings.Fields("up down left right enter esc tab home end pgup pgdown ctrl+u ctrl+d g G j k h l o O + - * [ ] u / A C D s b B x p ? a 1 > backspace")
 	r := rand.New(rand.NewPCG(1, 2))
-	none := func([]Image, scope, string, bool) tea.Cmd { return nil }
 	for range 40 {
 		s := open80x24(t, small(), other())
-		s.m.do = actions{pager: none, export: func(i []Image, sc scope, p string, o bool, _ string) tea.Cmd { return none(i, sc, p, o) }}
+		s.m.do = actions{pager: func([]Image, scope, string, page) tea.Cmd { return nil },
+			export: func([]Image, scope, string, bool, string) tea.Cmd { return nil }}
 		for range 120 {
 			switch r.IntN(12) {
 			case 0:
@@ -337,5 +337,57 @@ func TestNothingWaitsForTheWhole(t *testing.T) {
 	until("all read", func() bool { return m.tree.done })
 	if m.at.path() != "c/d/five" || m.tree.root.total[1] != 15 {
 		t.Errorf("at %s, %d bytes", m.at.path(), m.tree.root.total[1])
+	}
+}
+
+// brokenLayer panics where the first name is read.
+type brokenLayer struct{ *fakeLayer }
+
+type brokenCursor struct{ fakeCursor }
+
+func (l brokenLayer) Cursor() diff.Cursor { return &brokenCursor{fakeCursor{l: l.fakeLayer, at: -1}} }
+func (c *brokenCursor) Entry() (diff.Entry, error) {
+	if c.at > 0 {
+		panic("broken")
+	}
+	return c.fakeCursor.Entry()
+}
+
+// What goes wrong in the background ends the view where the terminal is given back, not in a goroutine of its own.
+func TestPanicInTheBackground(t *testing.T) {
+	cmd := load(t.Context(), []Image{{Name: "x", Layers: []Layer{{}}, View: brokenView{}}}, scope{mode: whole}, 1)
+	defer func() {
+		if r := recover(); r != "broken" {
+			t.Errorf("it ends with %v", r)
+		}
+	}()
+	t.Errorf("it ends with %v", cmd())
+}
+
+type brokenView struct{ fakeView }
+
+func (brokenView) Upto(int) *diff.Stack {
+	return diff.NewStack(brokenLayer{layerOf("aa", "a=1", "b=2")})
+}
+
+func TestSelection(t *testing.T) {
+	images := []Image{small(), other()}
+	for _, c := range []struct {
+		s    scope
+		old  bool
+		want Selection
+	}{
+		{scope{mode: whole}, false, Selection{0, 2, false, "p"}},
+		{scope{mode: whole, image: 1}, false, Selection{1, 1, false, "p"}},
+		{scope{mode: change, layer: 1}, false, Selection{0, 1, true, "p"}},
+		{scope{mode: change, layer: 1}, true, Selection{0, 0, false, "p"}},
+		{scope{mode: upto, image: 1, layer: 1}, false, Selection{1, 1, false, "p"}},
+		{scope{mode: upto, image: 1, layer: 1}, true, Selection{1, 0, false, "p"}},
+		{scope{mode: compare, image: 1}, false, Selection{1, 1, false, "p"}},
+		{scope{mode: compare, image: 1}, true, Selection{0, 2, false, "p"}},
+	} {
+		if got := selection(images, c.s, "p", c.old); got != c.want {
+			t.Errorf("%+v, old %v: %+v, want %+v", c.s, c.old, got, c.want)
+		}
 	}
 }

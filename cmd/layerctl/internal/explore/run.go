@@ -6,6 +6,7 @@
 package explore
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -19,6 +20,8 @@ import (
 	tea "charm.land/bubbletea/v2"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
+
+	"github.com/layerctl/layerctl/snapshot/diff"
 )
 
 func major(dev uint64) uint32 { return unix.Major(dev) }
@@ -49,7 +52,9 @@ func Run(ctx context.Context, images []Image, export Exporter, in, out *os.File)
 	// One that is given up takes away what it has made.
 	defer under.Wait()
 	defer cancel()
-	m := newModel(ctx, images, actions{pager: pager, export: under.cmd}, g)
+	m := newModel(ctx, images, actions{pager: func(images []Image, s scope, path string, what page) tea.Cmd {
+		return pager(ctx, images, s, path, what)
+	}, export: under.cmd}, g)
 	if w, h, err := term.GetSize(int(out.Fd())); err == nil {
 		m.width, m.height = w, h // so that the first picture is a whole one
 	}
@@ -72,8 +77,17 @@ func utf8Locale() bool {
 	return true
 }
 
-// pager shows a file in $PAGER, or in less or more. The bytes go through a pipe.
-func pager(images []Image, s scope, path string, old bool) tea.Cmd {
+// page is what the pager is to show of a name.
+type page int
+
+const (
+	asNow page = iota // the file
+	asWas             // the file before the change
+	patch             // the change, as a patch
+)
+
+// pager shows a file, or what changed in it, in $PAGER, or in less or more. The bytes go through a pipe.
+func pager(ctx context.Context, images []Image, s scope, path string, what page) tea.Cmd {
 	fail := func(err error) tea.Cmd { return func() tea.Msg { return paged{err} } }
 	var cmd *exec.Cmd
 	if words := os.Getenv("PAGER"); strings.TrimSpace(words) != "" {
@@ -85,19 +99,45 @@ func pager(images []Image, s scope, path string, old bool) tea.Cmd {
 	} else {
 		return fail(errors.New("there is no less and no more: set PAGER"))
 	}
-	f, err := open(images, s, path, old)
-	if err != nil {
-		return fail(err)
+	var from io.ReadCloser
+	if what == patch {
+		r, w := io.Pipe()
+		go func() { w.CloseWithError(writePatch(ctx, images, s, path, w)) }()
+		from = r
+	} else {
+		f, err := open(images, s, path, what == asWas)
+		if err != nil {
+			return fail(err)
+		}
+		from = f
 	}
-	cmd.Stdin = struct{ io.Reader }{f} // no *os.File: the pager gets a pipe, and no descriptor of the store's
+	cmd.Stdin = struct{ io.Reader }{from} // no *os.File: the pager gets a pipe, and no descriptor of the store's
 	return tea.ExecProcess(cmd, func(err error) tea.Msg {
-		f.Close()
+		from.Close()
 		var status *exec.ExitError
-		if errors.As(err, &status) && status.ExitCode() >= 0 && status.ExitCode() != 127 {
-			err = nil // pagers say by it how they were left
+		if errors.As(err, &status) && status.ExitCode() != 127 {
+			// Pagers say by it how they were left; a shell ends by the signal that its pager has taken for a key.
+			if w, ok := status.Sys().(syscall.WaitStatus); !ok || !w.Signaled() || w.Signal() == syscall.SIGINT || w.Signal() == syscall.SIGPIPE {
+				err = nil
+			}
 		}
 		return paged{err}
 	})
+}
+
+// writePatch writes what a scope changes at a path, and below it.
+func writePatch(ctx context.Context, images []Image, s scope, path string, w io.Writer) error {
+	old, now := views(images, s, true), views(images, s, false)
+	b := bufio.NewWriter(w)
+	for c, err := range diff.Compare(ctx, old, now, diff.Options{Path: path}) {
+		if err == nil {
+			err = diff.Patch(b, &c, old, now)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return b.Flush()
 }
 
 // Exporter copies what is selected, a file or a directory with all that is in it, to a place where nothing is, and returns what to say of

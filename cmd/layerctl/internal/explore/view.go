@@ -415,8 +415,10 @@ func (m *model) foot() string {
 		return bold + fit(" "+m.glyphs.text(m.notice), m.width, m.glyphs.more) + plain
 	}
 	keys := " ? help  / filter  s sort  b biggest  enter open  x export  tab layers  q end"
-	if m.scope().mode == change || m.scope().mode == upto {
-		keys = " ? help  / filter  A C D kinds  u up to it  s sort  enter open  O before  q end"
+	if m.scope().mode == compare {
+		keys = " ? help  / filter  A C D kinds  s sort  enter open  O before  p patch  q end"
+	} else if m.scope().mode != whole {
+		keys = " ? help  / filter  A C D kinds  u up to it  enter open  O before  p patch  q end"
 	}
 	if !m.filter.empty() {
 		shown := strings.Join(strings.Fields(m.glyphs.text(m.text)+" "+m.filter.kinds), " ")
@@ -430,7 +432,7 @@ func (m *model) helpScreen() string {
 	for _, b := range bindings() {
 		lines = append(lines, fit(fmt.Sprintf("  %-15s%s", b.keys, b.does), m.width, m.glyphs.more))
 	}
-	for _, l := range []string{"", "  A added, C changed, D deleted: by the layer, or between the images.",
+	for _, l := range []string{"  A added, C changed, D deleted: by the layer, or between the images.",
 		"  The mouse chooses, opens (a second click), scrolls and sorts."} {
 		lines = append(lines, fit(l, m.width, m.glyphs.more))
 	}
