@@ -191,7 +191,7 @@ func (m *merger) begin(dir string) bool {
 			m.push(i)
 		}
 	}
-	return m.settle()
+	return m.settle(-1)
 }
 
 // visit decides for one directory on the way to a path. A layer that has not that directory brings nothing below it, and ends there.
@@ -225,27 +225,31 @@ func (m *merger) alive(i int) bool {
 
 // next goes to the next path that any layer has and, where it is hidden from both views alike, over it.
 func (m *merger) next() bool {
+	lone := -1
 	for _, i := range m.here {
 		in := m.in[i]
 		in.live = in.Next()
 		if !m.alive(i) {
 			return false
 		}
-		if m.isCommon(i) {
+		if !in.live || m.isCommon(i) {
 			continue
 		}
-		if in.live {
+		// A layer mostly goes on alone for long, and then need not go through the heap.
+		if len(m.here) == 1 && (len(m.heap) == 0 || m.less(i, m.heap[0])) {
+			lone = i
+		} else {
 			m.push(i)
 		}
 	}
 	m.here = m.here[:0]
-	return m.settle()
+	return m.settle(lone)
 }
 
-// settle takes the inputs that stand at the lowest path.
-func (m *merger) settle() bool {
-	lowest := -1
-	if len(m.heap) > 0 {
+// settle takes the inputs that stand at the lowest path. lone is one that is before all in the heap, -1 for none.
+func (m *merger) settle(lone int) bool {
+	lowest := lone
+	if lone < 0 && len(m.heap) > 0 {
 		lowest = m.heap[0]
 	}
 	// Common layers show both views the same, but for below a path where something hides them from one alone.
@@ -270,6 +274,12 @@ func (m *merger) settle() bool {
 	m.path = append(m.path[:0], m.in[lowest].Path()...)
 	if m.within != "." && !within(m.path, m.within) {
 		return false
+	}
+	switch {
+	case lone >= 0 && string(m.in[lone].Path()) == string(m.path):
+		m.here = append(m.here, lone)
+	case lone >= 0:
+		m.push(lone)
 	}
 	for len(m.heap) > 0 && string(m.in[m.heap[0]].Path()) == string(m.path) {
 		m.here = append(m.here, m.pop())
