@@ -257,7 +257,6 @@ func (r *rebasing) moved() []composedLayer { return r.mine.layers[r.n:] }
 
 // compare finds where the bases differ in what the layers change.
 func (r *rebasing) compare(ctx context.Context) error {
-	var dirs []string
 	var taken []map[string]bool
 	below, err := stackOf(r.mine.layers[:r.n])
 	if err != nil {
@@ -276,19 +275,19 @@ func (r *rebasing) compare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.plans, dirs, taken = append(r.plans, plan), append(dirs, l.tree.Dir), append(taken, from)
+		r.plans, taken = append(r.plans, plan), append(taken, from)
 	}
-	old, err := openTrees(r.mine.layers[:r.n])
+	mine, err := r.s.openTrees(ctx, r.mine.layers)
 	if err != nil {
 		return err
 	}
-	defer old.close()
-	next, err := openTrees(r.next.layers)
+	defer mine.close()
+	next, err := r.s.openTrees(ctx, r.next.layers)
 	if err != nil {
 		return err
 	}
 	defer next.close()
-	for c, err := range layer.Conflicts(ctx, dirs, taken, old.stack(), next.stack()) {
+	for c, err := range layer.Conflicts(ctx, mine[r.n:], taken, mine[:r.n].stack(), next.stack()) {
 		if err != nil {
 			return err
 		}
@@ -300,9 +299,10 @@ func (r *rebasing) compare(ctx context.Context) error {
 // trees are layers as one view, by their indexes.
 type trees []*layer.Tree
 
-func openTrees(layers []composedLayer) (t trees, err error) {
+// openTrees opens the indexes of layers. One that is damaged is made again.
+func (s *Store) openTrees(ctx context.Context, layers []composedLayer) (t trees, err error) {
 	for _, l := range layers {
-		x, err := layer.OpenTree(l.tree.Dir, l.tree.DiffID+" "+l.tree.ID, nil)
+		x, err := layer.OpenTree(l.tree.Dir, l.tree.DiffID+" "+l.tree.ID, func() error { return s.reindex(ctx, l.tree) })
 		if err != nil {
 			t.close()
 			return nil, fmt.Errorf("layer %s: %w", l.tree.DiffID, err)

@@ -47,10 +47,11 @@ func (s *Store) squash(ctx context.Context, of, name string, from int) (Image, e
 	}
 	c.verb, c.ref, c.config.Created = "squash", ref, at.created()
 	keep := c.layers[:from-1]
-	var above []string
-	for _, l := range c.layers[from-1:] {
-		above = append(above, l.tree.Dir)
+	above, err := s.openTrees(ctx, c.layers[from-1:])
+	if err != nil {
+		return Image{}, err
 	}
+	defer above.close()
 	below, err := stackOf(keep)
 	if err != nil {
 		return Image{}, err

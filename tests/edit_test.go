@@ -104,6 +104,14 @@ func TestSquash(t *testing.T) {
 	e.fails(2, []string{"--from 0: layers are counted from 1"}, "squash", "--from", "0", "flat:1", "x")
 	e.fails(1, []string{"squash flat:1: there is no layer 2: it has 1"}, "squash", "--from", "2", "flat:1", "x")
 	e.fails(1, []string{"no such image"}, "squash", "nothing", "x")
+	// A damaged index is made again.
+	before := e.ok("squash", "--from", "2", "flat:3", "before")
+	sh(t, e.root, "for i in snapshots/trees/*/index; do printf xxxx | dd of=$i bs=1 seek=40 conv=notrunc status=none; done")
+	if after := e.ok("squash", "--from", "2", "flat:3", "after"); diffID(e, "after") != diffID(e, "before") {
+		t.Errorf("with damaged indexes it made %s, before %s", after, before)
+	}
+	e.run("check", "--full", "--repair") // those that nobody asked for
+	e.ok("check", "--full")
 	// A damaged tree makes no layer.
 	sh(t, e.root, "f=$(grep -lx 3 -r snapshots/trees/*/fs/d/3 | tail -n1); echo 4 > $f")
 	e.fails(1, []string{"d/3", "is damaged", "hint: "}, "squash", "flat:3", "x")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"iter"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -18,30 +17,19 @@ type Conflict struct {
 	Why  string
 }
 
-// Conflicts yields, in order, where the layers unpacked at dirs (trees' directories, lowest first), which were made on old, would not make
-// the same change in next:
+// Conflicts yields, in order, where layers, lowest first, which were made on old, would not make the same change in next:
 //
 //   - what they change, replace, hide or delete is not in next, or is another there (type, owner, mode, content, attributes; not times);
 //   - what they add is in next already;
 //   - a directory in which they change something is none in next, or has another owner, mode or attributes, and they bring those of old.
 //
-// What is in next as the layers leave it is no conflict. taken says of a layer (its place in dirs) the directories that it does not bring
+// What is in next as the layers leave it is no conflict. taken says of each layer the directories that it does not bring
 // itself, and takes from below as they are there.
-func Conflicts(ctx context.Context, dirs []string, taken []map[string]bool, old, next *diff.Stack) iter.Seq2[Conflict, error] {
+func Conflicts(ctx context.Context, layers []*Tree, taken []map[string]bool, old, next *diff.Stack) iter.Seq2[Conflict, error] {
 	return func(yield func(Conflict, error) bool) {
 		var indexes []*Index // highest first
-		defer func() {
-			for _, x := range indexes {
-				x.Close()
-			}
-		}()
-		for i := len(dirs) - 1; i >= 0; i-- {
-			x, err := OpenIndex(filepath.Join(dirs[i], "index"))
-			if err != nil {
-				yield(Conflict{}, err)
-				return
-			}
-			indexes = append(indexes, x)
+		for _, t := range slices.Backward(layers) {
+			indexes = append(indexes, t.Index)
 		}
 		pull, stop := iter.Pull2(combined(indexes))
 		defer stop()
@@ -80,7 +68,7 @@ func Conflicts(ctx context.Context, dirs []string, taken []map[string]bool, old,
 			case len(way) > 0 && way[len(way)-1].hidden != "":
 				why = "it is hidden with /" + way[len(way)-1].hidden + ", and " + differs(d)
 			case more && m.Path == at:
-				if why, err = meets(&m, indexes[m.from], taken[len(dirs)-1-m.from], d); err != nil {
+				if why, err = meets(&m, indexes[m.from], taken[len(layers)-1-m.from], d); err != nil {
 					yield(Conflict{}, err)
 					return
 				}

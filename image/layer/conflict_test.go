@@ -9,15 +9,24 @@ import (
 	"github.com/layerctl/layerctl/snapshot/diff"
 )
 
-func treesOf(t testing.TB, dirs []string) *diff.Stack {
+// opened opens the layers unpacked at dirs.
+func opened(t testing.TB, dirs []string) (trees []*Tree) {
 	t.Helper()
-	var layers []diff.Layer
 	for _, dir := range dirs {
 		x, err := OpenTree(dir, dir, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { x.Close() })
+		trees = append(trees, x)
+	}
+	return trees
+}
+
+func treesOf(t testing.TB, dirs []string) *diff.Stack {
+	t.Helper()
+	var layers []diff.Layer
+	for _, x := range opened(t, dirs) {
 		layers = append(layers, x)
 	}
 	return diff.NewStack(layers...)
@@ -83,7 +92,7 @@ func TestConflicts(t *testing.T) {
 				taken = append(taken, from)
 			}
 			var got []string
-			for c, err := range Conflicts(context.Background(), all[1:], taken, treesOf(t, base), treesOf(t, next)) {
+			for c, err := range Conflicts(context.Background(), opened(t, all[1:]), taken, treesOf(t, base), treesOf(t, next)) {
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/layerctl/layerctl/snapshot/diff"
 )
@@ -36,6 +37,9 @@ func Reindex(ctx context.Context, dir string, w io.Writer) error {
 			} else {
 				first[ino] = e.Path
 			}
+		}
+		if e.Type == TypeWhiteout {
+			e.ModTime = time.Unix(0, 0) // as Apply has it; a walk tells none
 		}
 		if e.Type == TypeFile {
 			if err := readDigest(tree, &e); err != nil {

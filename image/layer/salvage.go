@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,11 @@ func Salvage(ctx context.Context, dir string, w io.Writer) error {
 	s := &salvager{r: newRepacker(ctx, w)}
 	defer s.r.close()
 	s.r.content = s.content
-	err := s.r.open(dir)
+	x, err := OpenIndex(filepath.Join(dir, "index"))
+	if err == nil {
+		defer x.Close()
+		err = s.r.add(x, dir)
+	}
 	if err == nil {
 		err = s.r.run()
 	}

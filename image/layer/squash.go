@@ -10,23 +10,23 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// Squash writes the canonical tar of the one layer that changes what is below it as the layers unpacked at dirs (trees' directories,
-// lowest first) do together. What they hide of each other is gone; a whiteout or an opaque directory is in it where it hides something
+// Squash writes the canonical tar of the one layer that changes what is below it as layers, lowest first, do together. What they hide of each other is gone; a whiteout or an opaque directory is in it where it hides something
 // below. Every content is verified by its digest in the index; one that differs is ErrMalformed.
 //
 // The files are copied, and neither linked nor cloned: a link would add to the number of names that the file has in the layer it came
 // from, by which Pack tells hard links; and the diff ID takes reading every byte, so a clone would only spare the writing, and only on
 // some filesystems.
-func Squash(ctx context.Context, dirs []string, below Below, w io.Writer) error {
+func Squash(ctx context.Context, layers []*Tree, below Below, w io.Writer) error {
 	r := newRepacker(ctx, w)
 	defer r.close()
-	for i := len(dirs) - 1; i >= 0; i-- {
-		if err := r.open(dirs[i]); err != nil {
+	for _, t := range slices.Backward(layers) {
+		if err := r.add(t.Index, t.dir); err != nil {
 			return err
 		}
 	}
@@ -170,11 +170,8 @@ func newRepacker(ctx context.Context, w io.Writer) *repacker {
 	return &repacker{p: &packer{ctx: ctx, w: bufio.NewWriterSize(w, 256<<10), buf: make([]byte, 256<<10)}, first: map[fileAt]string{}}
 }
 
-func (r *repacker) open(dir string) error {
-	x, err := OpenIndex(filepath.Join(dir, "index"))
-	if err != nil {
-		return err
-	}
+// add puts a layer under those that are there.
+func (r *repacker) add(x *Index, dir string) error {
 	r.indexes = append(r.indexes, x)
 	root, err := os.OpenRoot(filepath.Join(dir, "fs"))
 	if err == nil {
@@ -184,9 +181,6 @@ func (r *repacker) open(dir string) error {
 }
 
 func (r *repacker) close() {
-	for _, x := range r.indexes {
-		x.Close()
-	}
 	for _, root := range r.roots {
 		root.Close()
 	}

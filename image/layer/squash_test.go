@@ -119,7 +119,7 @@ func seen(t testing.TB, dirs []string) string {
 func squashed(t testing.TB, dirs []string, n int) (packed []byte, stacked []string) {
 	t.Helper()
 	var b bytes.Buffer
-	if err := Squash(context.Background(), dirs[n:], stackOf(t, dirs[:n]), &b); err != nil {
+	if err := Squash(context.Background(), opened(t, dirs[n:]), stackOf(t, dirs[:n]), &b); err != nil {
 		t.Fatal(err)
 	}
 	dir, _ := apply(t, bytes.NewReader(b.Bytes()))
@@ -257,7 +257,47 @@ func TestSquashOfDamage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "fs/f"), []byte("c0ntent"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := Squash(context.Background(), []string{dir}, stackOf(t, nil), io.Discard); !errors.Is(err, ErrMalformed) {
+	if err := Squash(context.Background(), opened(t, []string{dir}), stackOf(t, nil), io.Discard); !errors.Is(err, ErrMalformed) {
 		t.Errorf("a damaged file was squashed: %v", err)
+	}
+}
+
+// The index of whatever was unpacked and settled is made again of its tree, byte for byte; a layer with hard links may have been in another
+// order.
+func TestReindexAnything(t *testing.T) {
+	made := 0
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 8))
+			var dirs []string
+			for len(dirs) < 3 {
+				d, err := over(t, dirs, randomLayer(t, rng))
+				if err != nil {
+					continue
+				}
+				dirs = append(dirs, d)
+				linked := false
+				for e, err := range opened(t, dirs[len(dirs)-1:])[0].All() {
+					if linked = linked || e.Type == TypeHardlink; err != nil {
+						t.Fatal(err)
+					}
+				}
+				if linked {
+					continue
+				}
+				want, err := os.ReadFile(filepath.Join(d, "index"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got bytes.Buffer
+				if err := Reindex(context.Background(), d, &got); err != nil || !bytes.Equal(got.Bytes(), want) {
+					t.Errorf("made again it is another index: %v", err)
+				}
+				made++
+			}
+		})
+	}
+	if made < 100 {
+		t.Errorf("only %d layers had no hard links", made)
 	}
 }
