@@ -1,10 +1,14 @@
 package tests
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // compare is a script that says all that a tree is: names, modes, owners, sizes, times, links, contents and attributes.
@@ -247,5 +251,64 @@ func TestCommitRefuses(t *testing.T) {
 	}
 	if r := e.run("images", "-q"); r.stdout != "" {
 		t.Errorf("there are images: %s", r.stdout)
+	}
+}
+
+// Each commit is a layer on those of the earlier ones, with their steps in its history. What no layer carries stays the container's.
+func TestCommitOnCommits(t *testing.T) {
+	e := withBusybox(t)
+	e.ok("run", "--name", "work", "busybox", "sh", "-c", "echo 1 > /x; echo 1 > /y; mkdir /d; echo 1 > /d/z")
+	e.ok("commit", "-m", "first", "work", "made:1")
+	write := func(script string) {
+		dir := strings.TrimSpace(e.ok("mount", "work"))
+		sh(t, dir, script)
+		e.ok("umount", "work")
+	}
+	write("echo 2 > x; rm y; rm -r d; mkdir d; echo 2 > d/new; rm etc/one")
+	dir := strings.TrimSpace(e.ok("mount", "work"))
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/socket", d.Fd())})
+		unix.Close(fd)
+	}
+	d.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.ok("umount", "work")
+	changed := e.ok("diff", "work")
+	if want := "A /d\nA /d/new\nC /etc\nD /etc/one\nA /socket\nA /x\n"; changed != want {
+		t.Errorf("the container has changed\n%s", changed)
+	}
+	if r := e.run("commit", "-m", "second", "work", "made:2"); r.code != 0 || !strings.Contains(r.stderr, "a socket, which a tar cannot carry") {
+		t.Errorf("a container with a socket: %+v", r)
+	}
+	if got := e.ok("diff", "work"); got != changed {
+		t.Errorf("after the commit the container has changed\n%s", got)
+	}
+	if got := e.ok("history", "--format", "{{.Comment}}", "made:2"); got != "second\nfirst\n\n" {
+		t.Errorf("the history is %q", got)
+	}
+	if got := e.ok("run", "--rm", "made:2", "sh", "-c", "cat /x /d/*; ls /y /etc/one /socket 2>&1 | wc -l"); got != "2\n2\n3\n" {
+		t.Errorf("the second image has %q", got)
+	}
+	if got := e.ok("run", "--rm", "made:1", "sh", "-c", "cat /x /y /d/*"); got != "1\n1\n1\n" {
+		t.Errorf("the first image has %q", got)
+	}
+	// The first image goes, and its layer stays with who stands on it.
+	e.ok("rmi", "made:1", "made:2")
+	e.ok("image", "prune", "-f")
+	e.ok("commit", "-m", "third", "work", "made:3")
+	if got := e.ok("history", "--format", "{{.Comment}}", "made:3"); got != "third\nfirst\n\n" {
+		t.Errorf("the history is %q", got)
+	}
+	e.ok("check", "--full")
+	e.ok("rm", "work")
+	if got := e.ok("run", "--rm", "made:3", "cat", "/d/new"); got != "2\n" {
+		t.Errorf("the third image has %q", got)
 	}
 }

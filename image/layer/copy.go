@@ -136,7 +136,7 @@ func (c *copier) entry(from, to *os.File, name, at string) error {
 		return c.dir(sub, dst, at)
 	}
 	if kind == typeSocket {
-		c.opt.Warn(at + ": a socket, which a layer cannot carry, was left out")
+		c.opt.Warn(at + ": a socket, which a tar cannot carry, was left out")
 		return nil
 	}
 	if id := [2]uint64{uint64(st.Dev), st.Ino}; st.Nlink > 1 && kind != TypeWhiteout {
