@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "bench: run it as root" >&2; exit 1; }
 [ -x bin/layerctl ] || { echo "bench: there is no bin/layerctl: run it by make bench" >&2; exit 1; }
 top=$PWD
-all=(start large small tiny again rmi import push diff see commit memory layers files store go)
+all=(start large small tiny again rmi import push diff see commit export memory layers files store go)
 sections=("$@")
 [ $# -gt 0 ] || sections=("${all[@]}")
 for s in "${sections[@]}"; do
@@ -394,6 +394,29 @@ section_commit() {
 		"layerctl commit" "$work/fresh; $layerctl import tree debian; tar -C changes -c . | $layerctl run -i --name work debian tar -C /srv -x; sync" "$layerctl commit work made" \
 		"podman commit" "$work/fresh; tar -C tree -c . | ${podman[*]} import -q - debian; tar -C changes -c . | ${podman[*]} run -i --name work --network none debian tar -C /srv -x; sync" "${podman[*]} commit -q work made"
 	rm -rf changes
+}
+
+# The files of a stopped container as one tar, and a directory of it on the host.
+section_export() {
+	tree
+	"$layerctl" import tree debian >/dev/null
+	"$layerctl" run --name work debian touch /new
+	mkdir mounted && "$layerctl" mount debian mounted >/dev/null
+	"${podman[@]}" import -q - debian < <(tar -C tree -c .) >/dev/null
+	"${podman[@]}" run --name work --network none debian touch /new
+	mkdir again
+	compare "Export $tree_mb MB, and list the tar" "$runs" \
+		"layerctl export of a stopped container, tar -t" "sh -c '$layerctl export work | tar -t'" \
+		"layerctl export of its image, tar -t" "sh -c '$layerctl export debian | tar -t'" \
+		"mounting the container, tar -c, tar -t, unmounting it" "sh -c '$layerctl mount work again; tar -C again -c . | tar -t; $layerctl umount again'" \
+		"tar -c of what is mounted and was read before, tar -t" "sh -c 'tar -C mounted -c . | tar -t'" \
+		"podman export, tar -t" "sh -c '${podman[*]} export work | tar -t'"
+	turns "Copy /usr out of it, $(find tree/usr | wc -l) files" "$runs" \
+		"layerctl cp" "rm -rf out" "$layerctl cp work:/usr out" \
+		"cp -r of the mounted image" "rm -rf out" "cp -r mounted/usr out" \
+		"podman cp" "rm -rf out" "${podman[*]} cp work:/usr out"
+	"$layerctl" umount mounted >/dev/null
+	rm -rf out
 }
 
 section_memory() {
