@@ -398,7 +398,7 @@ func (s *Store) openLayer(ctx context.Context, lease *snapshot.Lease, l Layer, s
 	if l.Digest == "" {
 		return nil, fmt.Errorf("it was made here, and leans on other layers than its own: %w", ErrCorrupt)
 	}
-	here, err := s.content.Hold(lease, l.Digest)
+	here, err := s.holdBlob(ctx, lease, l.Digest)
 	if err == nil && !here {
 		var h v1.Hash
 		if h, err = v1.NewHash(l.Digest); err == nil {
