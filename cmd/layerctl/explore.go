@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/layerctl/layerctl/cmd/layerctl/internal/explore"
@@ -101,7 +102,11 @@ func selectionExporter(snaps *snapshot.Store, views []*image.View) explore.Expor
 		}
 		l := &views[sel.Image].Layers[sel.Layer]
 		src := files.Place{Path: "/" + sel.Path}
+		var left []string
+		opt := files.Options{Warn: func(s string) { left = append(left, s) }}
 		if sel.Alone {
+			// A 0/0 device is a whiteout: it says what the layer hides, and is nothing that it brings.
+			opt.Skip = func(_ string, st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 }
 			if src.Root, err = os.Open(l.FS()); err != nil {
 				return "", err
 			}
@@ -114,8 +119,6 @@ func selectionExporter(snaps *snapshot.Store, views []*image.View) explore.Expor
 			defer root.Close()
 			src.Root = root.FD
 		}
-		var left []string
-		opt := files.Options{Warn: func(s string) { left = append(left, s) }}
 		var n int64
 		if strings.HasSuffix(to, ".tar") {
 			err = archive.WriteFile(to, func(w io.Writer) error {

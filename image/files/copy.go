@@ -20,6 +20,9 @@ type Options struct {
 	Archive bool         // keep owners and all that hangs on them
 	Follow  bool         // a link at the end of the source's path is followed
 	Warn    func(string) // told what was left out; may be nil
+
+	// Skip leaves a path below a directory that is copied out, with all that is in it, and says nothing of it; may be nil.
+	Skip func(path string, st *unix.Stat_t) bool
 }
 
 // Copy copies a file or a directory with all that is in it from src to dst, and returns the bytes of the files. What a path means that is
@@ -48,7 +51,7 @@ func Copy(ctx context.Context, src, dst Place, opt Options) (int64, error) {
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
-		err := pack(ctx, src, s, name, dir, w, few.say)
+		err := pack(ctx, src, s, name, dir, w, opt.Skip, few.say)
 		w.CloseWithError(err)
 		packed <- err
 	}()
@@ -82,7 +85,7 @@ func Send(ctx context.Context, src Place, w io.Writer, opt Options) error {
 	if s.contents {
 		name = ""
 	}
-	if err := pack(ctx, src, s, name, nil, w, few.say); err != nil {
+	if err := pack(ctx, src, s, name, nil, w, opt.Skip, few.say); err != nil {
 		return fmt.Errorf("copy %s: %w", src.Path, err)
 	}
 	return nil
@@ -183,7 +186,7 @@ func (f *found) open() (*os.File, error) {
 }
 
 // pack writes a source as a tar, where it has a name; "" for what is in it. into is the directory that it goes to, where that is known.
-func pack(ctx context.Context, p Place, s source, name string, into *os.File, w io.Writer, warn func(string)) error {
+func pack(ctx context.Context, p Place, s source, name string, into *os.File, w io.Writer, leave func(string, *unix.Stat_t) bool, warn func(string)) error {
 	here, err := openat2(s.dir, s.name, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH)
 	if err != nil {
 		return err
@@ -208,6 +211,9 @@ func pack(ctx context.Context, p Place, s source, name string, into *os.File, w 
 	}
 	kernels := map[uint64]bool{}
 	opt.Skip = func(at string, st *unix.Stat_t) bool {
+		if leave != nil && leave(at, st) {
+			return true
+		}
 		skip, known := kernels[uint64(st.Dev)]
 		if !known {
 			if f, err := openat2(dir, at, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS); err == nil {

@@ -141,7 +141,7 @@ func (m *model) show() tea.Cmd {
 	ctx, m.stop = context.WithCancel(m.ctx)
 	m.tree = newTree(want)
 	m.at, m.top = m.tree.root, 0
-	m.tree.seek = at
+	m.tree.seek, m.tree.now = at, s.mode == upto
 	m.refilter()
 	if s.mode == whole || s.mode == upto {
 		// The root is listed at once: it takes about a millisecond, and the screen begins with what is on it.

@@ -60,7 +60,8 @@ type tree struct {
 	want map[string]bool // directories to open when they come
 	seek string          // where the cursor goes when it comes
 	done bool
-	n    int // names
+	now  bool // what was deleted is shown beside what there is, and does not count
+	n    int  // names
 	err  error
 
 	rows  []row // what is on the screen, and above and below it
@@ -150,12 +151,17 @@ func (t *tree) add(it *item) {
 	if files == 0 && n.own == [2]int64{} {
 		return
 	}
+	if t.now && it.kind != diff.Deleted {
+		n.own[0] = 0
+	}
 	n.total[0] += n.own[0]
 	n.total[1] += n.own[1]
 	for at := n.parent; at != nil; at = at.parent {
-		at.total[0] += n.own[0]
 		at.total[1] += n.own[1]
-		at.files += files
+		if !t.now || it.kind != diff.Deleted || at.kind == diff.Deleted {
+			at.total[0] += n.own[0]
+			at.files += files
+		}
 	}
 }
 
