@@ -343,3 +343,31 @@ func TestLookTar(t *testing.T) {
 		t.Errorf("no tarball: %v", err)
 	}
 }
+
+// Which name of a file is the link is the tar's affair; what is whole of a damaged index says it.
+func TestLookRemakesLinks(t *testing.T) {
+	s := testStore(t)
+	layers := []string{"./", "zz/", "zz/file=x", "aa=>zz/file", "mm=>zz/file"}
+	for i := range 2000 { // more than a block
+		layers = append(layers, fmt.Sprintf("n%04d=%d", i, i))
+	}
+	loadImage(t, s, "links:1", [][]byte{layerTar(t, layers...)}, []string{"links"})
+	v := look(t, s, "links:1")
+	index := filepath.Join(v.Layers[0].Dir, "index")
+	whole, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := slices.Clone(whole)
+	damaged[len(damaged)-100] ^= 1 // in the last block
+	if err := os.WriteFile(index, damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := look(t, s, "links:1")
+	if f, err := w.Lookup("n1999"); err != nil || f.Size != 4 {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if b, err := os.ReadFile(index); err != nil || !bytes.Equal(b, whole) {
+		t.Errorf("it is not the same again: %v", err)
+	}
+}

@@ -5,15 +5,16 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/layerctl/layerctl/snapshot/diff"
 )
 
-// Reindex writes the index of the layer unpacked at dir (which holds fs) as Apply would, from what the tree has: every file is read. It is
-// the index that was written with the tree, byte for byte, where the tree is whole and the first of the names of each file with several
-// was the first in the layer, too. The caller compares it with a sum of that before it is believed.
+// Reindex writes the index of the layer unpacked at dir (which holds fs) as Apply would, from what the tree has: every file is read. Of a
+// file with several names, what is still whole of the index there says which one is the file and which are links; else it is the first.
+// The caller compares the outcome with a sum of the index that was written with the tree before it is believed.
 func Reindex(ctx context.Context, dir string, w io.Writer) error {
 	x, err := newIndexWriter(w)
 	if err != nil {
@@ -22,7 +23,8 @@ func Reindex(ctx context.Context, dir string, w io.Writer) error {
 	tree := diff.UpperLayer(strings.TrimSuffix(dir, "/") + "/fs")
 	c := tree.Cursor()
 	defer c.Close()
-	first := map[uint64]string{} // of the files that have several names
+	links := linksOf(filepath.Join(dir, "index"))
+	files := map[uint64]string{} // the name that is the file, of those that have several
 	for c.Next() {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -31,11 +33,16 @@ func Reindex(ctx context.Context, dir string, w io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if ino, links := c.(diff.Inode).Inode(); links > 1 && !e.IsDir() && e.Type != TypeWhiteout {
-			if name, ok := first[ino]; ok {
-				e = Entry{Path: e.Path, Type: TypeHardlink, Link: name, Mode: e.Mode, UID: e.UID, GID: e.GID, ModTime: e.ModTime}
-			} else {
-				first[ino] = e.Path
+		if ino, names := c.(diff.Inode).Inode(); names > 1 && !e.IsDir() && e.Type != TypeWhiteout {
+			file, ok := files[ino]
+			if !ok {
+				if file = links[e.Path]; file == "" {
+					file = e.Path
+				}
+				files[ino] = file
+			}
+			if file != e.Path {
+				e = Entry{Path: e.Path, Type: TypeHardlink, Link: file, Mode: e.Mode, UID: e.UID, GID: e.GID, ModTime: e.ModTime}
 			}
 		}
 		if e.Type == TypeWhiteout {
@@ -54,6 +61,31 @@ func Reindex(ctx context.Context, dir string, w io.Writer) error {
 		return err
 	}
 	return x.end()
+}
+
+// linksOf are the hard links in those blocks of an index that are whole.
+func linksOf(index string) map[string]string {
+	links := map[string]string{}
+	x, err := OpenIndex(index)
+	if err != nil {
+		return links
+	}
+	defer x.Close()
+	for at := int64(len(indexMagic)); ; {
+		n, _, _, err := x.header(x.file, x.size, at)
+		if err != nil || n == 0 {
+			return links
+		}
+		if block, records, _, err := x.block(at, nil); err == nil {
+			d := decoder{data: block}
+			for range records {
+				if e := d.entry(); !d.bad && e.Type == TypeHardlink {
+					links[e.Path] = e.Link
+				}
+			}
+		}
+		at += blockHeader + n
+	}
 }
 
 func readDigest(tree diff.Layer, e *Entry) error {
