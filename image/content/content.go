@@ -111,7 +111,7 @@ func (s *Store) Prove(ctx context.Context, digest string) (bool, error) {
 	if "sha256:"+hex.EncodeToString(sum.Sum(nil)) == digest {
 		return true, nil
 	}
-	if err := flock.Lock(ctx, f, unix.LOCK_EX, ""); err != nil { // for a look at it, and no longer: nobody relies on it
+	if err := flock.Lock(context.Background(), f, unix.LOCK_EX, ""); err != nil { // for a look at it, and no longer: nobody relies on it
 		return false, fmt.Errorf("lock blob %s: %w", digest, err)
 	}
 	var ours, named unix.Stat_t
