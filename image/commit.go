@@ -86,10 +86,6 @@ func (s *Store) commit(ctx context.Context, from Committed, o CommitOptions) (Im
 	if err := changes(&c.config.Config, o.Changes); err != nil {
 		return Image{}, err
 	}
-	step, err := json.Marshal(v1.History{Author: o.Author, Created: at.created(), CreatedBy: strings.Join(from.Command, " "), Comment: o.Message})
-	if err != nil {
-		return Image{}, err
-	}
 	captured, err := s.snaps.Capture(ctx, from.Key)
 	if err != nil {
 		return Image{}, err
@@ -105,10 +101,12 @@ func (s *Store) commit(ctx context.Context, from Committed, o CommitOptions) (Im
 	if err != nil {
 		return Image{}, err
 	}
+	step, err := json.Marshal(v1.History{Author: o.Author, Created: at.created(), CreatedBy: strings.Join(from.Command, " "), Comment: o.Message, EmptyLayer: same})
+	if err != nil {
+		return Image{}, err
+	}
 	if same {
-		if err := c.step(strings.Join(from.Command, " "), o.Message, true); err != nil {
-			return Image{}, err
-		}
+		c.history = append(c.history, step)
 		return s.compose(ctx, &lease, c)
 	}
 	m := &committing{s: s, lease: &lease, captured: captured, from: from, step: step, opt: layer.CopyOptions{IDs: from.IDs, NotAfter: at.bound, Warn: o.Warn}}
@@ -262,32 +260,26 @@ func (m *committing) describeCopy(ctx context.Context) (layer.Result, error) {
 	return layer.Describe(ctx, fs, m.staging.Dir, m.opt.Warn)
 }
 
-// find takes the layer's tree, where it is in the store already.
+// find takes the layer's tree, where it is in the store already: the one that the chain has, which may be settled, or one that stands alone.
 func (m *committing) find(ctx context.Context, res layer.Result) (bool, error) {
 	m.tarSize = res.TarSize
-	trees, err := m.s.snaps.LookupTrees(ctx, res.DiffID)
-	if err != nil {
-		return false, err
+	chain, err := m.s.snaps.Chain(ctx, chainID(m.captured.Parent, res.DiffID))
+	if err == nil {
+		m.tree = chain[len(chain)-1]
+		err = m.s.snaps.Hold(m.lease, m.tree)
 	}
-	for _, t := range trees {
-		if t.Settling != "" {
-			continue
-		}
-		if err := m.s.snaps.Hold(m.lease, t); !errors.Is(err, snapshot.ErrNotFound) {
-			m.tree = t
-			return err == nil, err
-		}
+	if !errors.Is(err, snapshot.ErrNotFound) {
+		return err == nil, err
 	}
-	return false, nil
+	m.tree, err = m.s.findTree(ctx, m.lease, res.DiffID, "")
+	return m.tree.ID != "", err
 }
 
 // put makes a tree of the staging.
-func (m *committing) put(ctx context.Context, res layer.Result) error {
+func (m *committing) put(ctx context.Context, res layer.Result) (err error) {
 	if here, err := m.find(ctx, res); here || err != nil {
 		return err
 	}
-	n := &snapshot.NewTree{Staging: m.staging, DiffID: res.DiffID, Usage: snapshot.Usage{Inodes: res.Inodes, Size: res.Size}}
-	err := m.s.snaps.PutTrees(ctx, m.lease, []*snapshot.NewTree{n})
-	m.tree = n.Tree
+	m.tree, err = m.s.keepTree(ctx, m.lease, m.staging, res, "")
 	return err
 }

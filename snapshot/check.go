@@ -319,7 +319,7 @@ func (c *checker) actives(used map[string]*CheckedTree) error {
 		}
 		if !ok {
 			c.find(Finding{File: file, Problem: "stands on " + rec.Parent + ", which is not there", Chains: []string{rec.Parent}, Keys: []string{rec.Key}})
-		} else if !slices.Equal(c.uncovered(trees), rec.Trees) {
+		} else if !slices.EqualFunc(c.uncovered(trees), rec.Trees, func(a, own string) bool { return a == own || c.ownsTree(own) }) {
 			c.find(Finding{File: file, Problem: "names other trees than its parent " + rec.Parent, Chains: []string{rec.Parent}, Keys: []string{rec.Key}})
 		}
 		link := "children/" + hashName(rec.Parent) + "/" + a

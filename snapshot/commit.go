@@ -233,7 +233,7 @@ func (c *Captured) move(ctx context.Context, l *Lease, st *Staging, n NewLayer, 
 		return Tree{}, err
 	}
 	failpoint.Hit("move/synced")
-	if written, err = s.recordMoved(l, next, sums, fresh); err != nil {
+	if written, err = s.recordMoved(l, next, sums, fresh, false); err != nil {
 		return Tree{}, err
 	}
 	failpoint.Hit("move/adopted")
@@ -285,19 +285,26 @@ func (c *Captured) makeNext(dir string, next record) error {
 }
 
 // recordMoved writes the rows of the tree that is the highest of a record's, and of the record's parent, whose layer it is. With an error
-// they may be written: what failed is then what says the same in another form.
-func (s *Store) recordMoved(l *Lease, rec record, sums map[string]uint32, fresh bool) (written bool, err error) {
+// they may be written: what failed is then what says the same in another form. Where an equal tree came first it is ErrExists; with finish,
+// where there is no way back, the rows name that one.
+func (s *Store) recordMoved(l *Lease, rec record, sums map[string]uint32, fresh, finish bool) (written bool, err error) {
 	id := rec.Trees[len(rec.Trees)-1]
 	t := Tree{ID: id, DiffID: rec.Moved.DiffID, Usage: rec.Moved.Usage, Dir: s.path("trees", id)}
 	var published error
 	err = s.update(func(tx *bbolt.Tx) error {
 		tx.OnCommit(func() { written = true })
+		if r, err := getRow(tx, rec.Parent); err == nil && r.Tree != t.ID && !finish { // its tree would be nobody's
+			return fmt.Errorf("snapshot %s: %w", rec.Parent, ErrExists)
+		}
 		if t.DiffID != "" {
-			if first, err := s.putTreeRow(tx, l, t, sums); err != nil {
+			first, err := s.putTreeRow(tx, l, t, sums)
+			if err != nil {
 				return err
-			} else if first.ID != t.ID {
+			}
+			if first.ID != t.ID && !finish {
 				return fmt.Errorf("tree of layer %s: %w", t.DiffID, ErrExists)
 			}
+			t = first
 		}
 		layer := ChainLayer{Name: rec.Parent, Parent: rec.Moved.Parent, Tree: t, Labels: rec.Moved.Labels, new: fresh}
 		return s.adopt(tx, l, []ChainLayer{layer}, &published)
@@ -305,7 +312,8 @@ func (s *Store) recordMoved(l *Lease, rec record, sums map[string]uint32, fresh 
 	return written, errors.Join(err, published)
 }
 
-// finishMove does what a commit that was killed after the exchange has left to do. The snapshot's directory must be held.
+// finishMove does what a commit that was killed after the exchange has left to do. The snapshot's directory must be held. Where somebody
+// has made the same layer meanwhile, the rows name his tree, and this one stays the snapshot's own: the record in it says so.
 func (s *Store) finishMove(rec record) error {
 	if rec.Moved == nil {
 		return nil
@@ -316,21 +324,29 @@ func (s *Store) finishMove(rec record) error {
 	}
 	var lease Lease
 	defer lease.Close()
-	if _, err := s.readChain(rec.Parent); errors.Is(err, ErrNotFound) {
-		sums, err := sumFiles(dir)
-		if err == nil {
+	c, err := s.readChain(rec.Parent)
+	if errors.Is(err, ErrNotFound) {
+		sums, serr := sumFiles(dir)
+		if err = serr; err == nil {
 			err = s.Sync()
 		}
 		if err == nil {
-			_, err = s.recordMoved(&lease, rec, sums, false)
+			_, err = s.recordMoved(&lease, rec, sums, false, true)
+		}
+		if err == nil {
+			c, err = s.readChain(rec.Parent)
 		}
 		if err != nil {
 			return fmt.Errorf("finish the commit of snapshot %s: %w", rec.Key, err)
 		}
-	} else if err != nil {
+	}
+	if err != nil {
 		return err
 	}
 	s.unlink(rec.Moved.Parent, hashName(rec.Key))
+	if c.Trees[len(c.Trees)-1] != filepath.Base(dir) {
+		return nil
+	}
 	return s.tidyMoved(dir)
 }
 

@@ -272,6 +272,62 @@ func TestMoveKilledBeforeItsRows(t *testing.T) {
 	}
 }
 
+// Somebody makes the same layer after a commit was killed: the snapshot keeps the tree that was its upper.
+func TestMoveKilledAndMadeByAnother(t *testing.T) {
+	want := map[string]string{"a": "a1", "x": "x1"}
+	for what, parent := range map[string]string{"the same snapshot": "base", "the layer on another": ""} {
+		t.Run(what, func(t *testing.T) {
+			s := half(t)
+			name := "new"
+			if parent == "" {
+				name = "alone"
+			}
+			written(t, s, "d", parent, want)
+			if _, err := move(t, s, "d", name, "diff-c"); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if err := s.Sweep(ctx); err != nil {
+					t.Fatal(err)
+				}
+				shows(t, s, "c", want)
+				shows(t, s, "d", want)
+			}
+			c, err := s.Capture(ctx, "c")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			if trees, err := s.Chain(ctx, "new"); err != nil || len(trees) != 2 {
+				t.Errorf("what it stands on has the trees %v, %v", trees, err)
+			}
+			noFindings(t, s, "afterwards")
+			keys := []string{"c", "d", "new", "base"}
+			if name != "new" {
+				keys = append(keys, name)
+			}
+			takeAway(t, s, keys...)
+		})
+	}
+}
+
+// The snapshot is there with another tree, one that was settled: the upper stays where it is.
+func TestMoveOntoAnother(t *testing.T) {
+	s := newStore(t)
+	addLayer(t, s, "base", "", map[string]string{"a": "a0"})
+	addLayer(t, s, "new", "base", map[string]string{"x": "x1"})
+	written(t, s, "c", "base", map[string]string{"x": "x1"})
+	if _, err := move(t, s, "c", "new", "diff-c"); !errors.Is(err, ErrExists) {
+		t.Errorf("a snapshot that is there: %v", err)
+	}
+	if err := s.Sweep(ctx); err != nil {
+		t.Fatal(err)
+	}
+	shows(t, s, "c", map[string]string{"a": "a0", "x": "x1"})
+	noFindings(t, s, "afterwards")
+	takeAway(t, s, "c", "new", "base")
+}
+
 // The record of a snapshot that was committed is made again for what it stands on now.
 func TestRepairOfAMovedOne(t *testing.T) {
 	s := newStore(t)
