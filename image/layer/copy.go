@@ -111,7 +111,7 @@ func (c *copier) dir(from, to *os.File, at string) error {
 }
 
 // entry copies one name. It is errChanged where the name has become another thing while it was looked at.
-func (c *copier) entry(from, to *os.File, name, at string) error {
+func (c *copier) entry(from, to *os.File, name, at string) (err error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(from.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err == unix.ENOENT {
 		return nil
@@ -143,9 +143,12 @@ func (c *copier) entry(from, to *os.File, name, at string) error {
 		if first, ok := c.links[id]; ok {
 			return c.link(first, to, name)
 		}
-		defer func() { c.links[id] = at }()
+		defer func() {
+			if err == nil { // else the name may become another file's
+				c.links[id] = at
+			}
+		}()
 	}
-	var err error
 	switch kind {
 	case TypeFile:
 		return c.file(from, to, name, at, &st)

@@ -154,3 +154,56 @@ func TestCopyWhileItIsWritten(t *testing.T) {
 	close(stop)
 	busy.Wait()
 }
+
+// Two names are exchanged again and again while the tree is copied, each of a file that has a second name: that name's content is what it
+// always was.
+func TestCopyOfLinksThatMove(t *testing.T) {
+	dir := t.TempDir()
+	name := func(n string) string { return filepath.Join(dir, n) }
+	for _, n := range []string{"1", "2"} {
+		if err := errors.Join(os.WriteFile(name("a"+n), []byte(n), 0o644), os.Link(name("a"+n), name("b"+n))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				unix.Renameat2(unix.AT_FDCWD, name("a1"), unix.AT_FDCWD, name("a2"), unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	for try := range 1000 {
+		to, err := os.Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = Copy(context.Background(), from, to, CopyOptions{})
+		if err != nil && strings.Contains(err.Error(), errChanged.Error()) {
+			err = nil // it was never still
+		} else if err == nil {
+			for _, n := range []string{"1", "2"} {
+				if got, rerr := os.ReadFile(filepath.Join(to.Name(), "fs/b"+n)); rerr != nil || string(got) != n {
+					t.Errorf("copy %d: b%s is %q, %v", try, n, got, rerr)
+				}
+			}
+		}
+		to.Close()
+		if err != nil {
+			t.Errorf("copy %d: %v", try, err)
+		}
+		if t.Failed() {
+			return
+		}
+	}
+}
