@@ -214,13 +214,19 @@ func (c *Captured) move(ctx context.Context, l *Lease, st *Staging, n NewLayer, 
 		return Tree{}, err
 	}
 	// From this link on nobody removes what the snapshot is going to stand on, which nobody has committed yet.
-	if err := os.Mkdir(s.path("children", hashName(n.Name)), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return Tree{}, err
+	children := s.path("children", hashName(n.Name))
+	for {
+		if err := os.Mkdir(children, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return Tree{}, err
+		}
+		if err = os.WriteFile(filepath.Join(children, a), nil, 0o600); !errors.Is(err, fs.ErrNotExist) {
+			break // else it was swept between being made and having something in it
+		}
 	}
-	if err := l.Hold(s.path("children", hashName(n.Name))); err != nil {
-		return Tree{}, err
+	if err == nil {
+		err = l.Hold(children)
 	}
-	if err := os.WriteFile(s.path("children", hashName(n.Name), a), nil, 0o600); err != nil {
+	if err != nil {
 		return Tree{}, err
 	}
 	failpoint.Hit("move/linked")

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 
 	"go.etcd.io/bbolt"
@@ -309,6 +310,43 @@ func TestMoveKilledAndMadeByAnother(t *testing.T) {
 			takeAway(t, s, keys...)
 		})
 	}
+}
+
+// Sweeps go on while snapshots are committed, and take nothing from them.
+func TestMoveWhileSwept(t *testing.T) {
+	s := newStore(t)
+	addLayer(t, s, "base", "", map[string]string{"a": "a0"})
+	stop, swept := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				swept <- nil
+				return
+			default:
+				if err := s.sweepPublished(); err != nil {
+					swept <- err
+					return
+				}
+			}
+		}
+	}()
+	keys := []string{}
+	for i := range 40 {
+		key := strconv.Itoa(i)
+		written(t, s, key, "base", map[string]string{"x": key})
+		if _, err := move(t, s, key, "new"+key, "diff"+key); err != nil {
+			t.Errorf("commit %d: %v", i, err)
+			break
+		}
+		keys = append(keys, key, "new"+key)
+	}
+	close(stop)
+	if err := <-swept; err != nil {
+		t.Error(err)
+	}
+	noFindings(t, s, "afterwards")
+	takeAway(t, s, append(keys, "base")...)
 }
 
 // The snapshot is there with another tree, one that was settled: the upper stays where it is.
