@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/layerctl/layerctl/runtime"
 	"github.com/layerctl/layerctl/snapshot"
@@ -117,8 +118,8 @@ func HintOf(err error) string {
 	return ""
 }
 
-// OneLine joins lines and shows control characters instead of obeying them: messages carry names out of foreign layers and
-// answers of foreign registries, and a terminal must not act on them.
+// OneLine joins lines and shows what a terminal would obey or not show, control characters and marks that turn the direction of a text:
+// messages carry names out of foreign layers and answers of foreign registries.
 func OneLine(s string) string {
 	var b strings.Builder
 	for _, r := range strings.TrimSpace(s) {
@@ -127,6 +128,10 @@ func OneLine(s string) string {
 			b.WriteByte(' ')
 		case r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0:
 			fmt.Fprintf(&b, "\\x%02x", r)
+		case r > 0xffff && !unicode.IsGraphic(r):
+			fmt.Fprintf(&b, "\\U%08x", r)
+		case !unicode.IsGraphic(r):
+			fmt.Fprintf(&b, "\\u%04x", r)
 		default:
 			b.WriteRune(r)
 		}
