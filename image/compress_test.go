@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,27 +13,12 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/layerctl/layerctl/image/layer"
-	"github.com/layerctl/layerctl/snapshot"
 )
-
-func emptyStore(t *testing.T) *Store {
-	t.Helper()
-	root := t.TempDir()
-	snaps, err := snapshot.Open(filepath.Join(root, "snapshots"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := Open(root, snaps)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
 
 // What became of a layer is remembered for each way of compressing, until no image has the layer. A row that is damaged, or of a way that
 // we do not have any more, is none.
 func TestPackedRows(t *testing.T) {
-	s := emptyStore(t)
+	s := testStore(t)
 	zstd := layer.Packing{Compression: layer.Zstd, Level: 3}
 	digest := func(n int) string { return fmt.Sprintf("sha256:%064d", n) }
 	const a, b = "sha256:aa", "sha256:bb"

@@ -26,6 +26,7 @@ type View struct {
 	Layers []LayerView
 
 	staging *snapshot.Staging // of a tarball: it is discarded by Close
+	lease   snapshot.Lease    // the trees stay, whoever removes the image meanwhile
 }
 
 // LayerView is one layer of a View, lowest first.
@@ -122,12 +123,8 @@ func (s *Store) reindex(ctx context.Context, t snapshot.Tree) error {
 func (s *Store) open(ctx context.Context, v *View, trees []snapshot.Tree) error {
 	var stack []diff.Layer
 	for i, t := range trees {
-		var heal func() error
-		if v.staging == nil {
-			heal = func() error { return s.reindex(ctx, t) }
-		}
 		v.Layers[i].Dir = t.Dir
-		x, err := layer.OpenTree(t.Dir, t.DiffID+" "+t.ID, heal)
+		x, err := s.openTree(ctx, v, t)
 		if err != nil {
 			v.Stack = diff.NewStack(stack...)
 			return fmt.Errorf("layer %s: %w", t.DiffID, errors.Join(err, v.Close()))
@@ -139,9 +136,22 @@ func (s *Store) open(ctx context.Context, v *View, trees []snapshot.Tree) error 
 	return nil
 }
 
-// Close lets the indexes go.
+// openTree opens the index of one layer of a view, which then keeps the tree.
+func (s *Store) openTree(ctx context.Context, v *View, t snapshot.Tree) (*layer.Tree, error) {
+	if v.staging != nil {
+		return layer.OpenTree(t.Dir, t.DiffID+" "+t.ID, nil)
+	}
+	if err := s.snaps.Hold(&v.lease, t); errors.Is(err, snapshot.ErrNotFound) {
+		return nil, fmt.Errorf("it was removed meanwhile: %w", ErrNotFound)
+	} else if err != nil {
+		return nil, err
+	}
+	return layer.OpenTree(t.Dir, t.DiffID+" "+t.ID, func() error { return s.reindex(ctx, t) })
+}
+
+// Close lets the trees go.
 func (v *View) Close() error {
-	var err error
+	err := v.lease.Close()
 	for _, l := range v.Layers {
 		if l.Index != nil {
 			err = errors.Join(err, l.Index.Close())

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -167,6 +168,41 @@ func TestLook(t *testing.T) {
 	}
 	if want := []string{"A /etc/motd", "D /etc/old/a", "A /etc/old/b", "D /srv/x"}; !slices.Equal(got, want) {
 		t.Errorf("top layer: got %q, want %q", got, want)
+	}
+}
+
+// Who looks into an image goes on doing so when it is removed: what it shows is deleted by whoever sweeps after him.
+func TestLookOutlivesTheImage(t *testing.T) {
+	s, ctx := lookStore(t), context.Background()
+	v := look(t, s, "app:1")
+	for _, name := range []string{"app:1", "base:1"} {
+		if _, err := s.Remove(ctx, name, RemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep := func() {
+		t.Helper()
+		if err := s.snaps.Sweep(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep()
+	for i := range v.Layers {
+		if _, err := os.Lstat(v.Layers[i].FS()); err != nil {
+			t.Error(err)
+		}
+	}
+	if f, err := v.Open("etc/passwd"); err != nil {
+		t.Error(err)
+	} else {
+		f.Close()
+	}
+	v.Close()
+	sweep()
+	for i := range v.Layers {
+		if _, err := os.Lstat(v.Layers[i].Dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s after the last look: %v", v.Layers[i].Dir, err)
+		}
 	}
 }
 
