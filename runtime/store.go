@@ -446,8 +446,8 @@ func (s *Store) Using(ctx context.Context, chain string) []string {
 	return names
 }
 
-// Changes returns what diff needs: the container's upper, and the layers below it, highest first.
-func (s *Store) Changes(ctx context.Context, c *Container) (upper string, lowers []string, err error) {
+// Dirs are the container's upper, and the layers below it, highest first.
+func (s *Store) Dirs(ctx context.Context, c *Container) (upper string, lowers []string, err error) {
 	lowers, upper, err = s.snaps.Lowers(ctx, snapshotKey(c.ID))
 	if err != nil {
 		return "", nil, fmt.Errorf("container %s: %w", c.Name, err)
@@ -456,9 +456,9 @@ func (s *Store) Changes(ctx context.Context, c *Container) (upper string, lowers
 }
 
 // Written returns what diff needs to tell what the container changed in its image: its upper and the layers that commits have made of
-// earlier ones, and the layers of the image, highest first.
-func (s *Store) Written(ctx context.Context, c *Container) (uppers, lowers []string, err error) {
-	uppers, lowers, err = s.snaps.Changes(ctx, snapshotKey(c.ID), c.Image.Chain)
+// earlier ones, and the layers of the image, highest first. As long as the lease lasts, no commit makes others of them.
+func (s *Store) Written(ctx context.Context, l *snapshot.Lease, c *Container) (uppers, lowers []string, err error) {
+	uppers, lowers, err = s.snaps.Changes(ctx, l, snapshotKey(c.ID), c.Image.Chain)
 	if err != nil {
 		return nil, nil, fmt.Errorf("container %s: %w", c.Name, err)
 	}

@@ -403,8 +403,11 @@ func (s *Store) StandsOn(_ context.Context, key, name string) (bool, error) {
 }
 
 // Changes returns what an active snapshot has above the committed snapshot that it was made on, highest first: its upper, and the layers
-// that commits have made of earlier ones; and the lowers below those.
-func (s *Store) Changes(ctx context.Context, key, base string) (uppers, lowers []string, err error) {
+// that commits have made of earlier ones; and the lowers below those. As long as the lease lasts, no commit exchanges them.
+func (s *Store) Changes(ctx context.Context, l *Lease, key, base string) (uppers, lowers []string, err error) {
+	if err := l.Hold(s.activeDir(key)); err != nil {
+		return nil, nil, fmt.Errorf("snapshot %s: %w", key, err)
+	}
 	dir, rec, err := s.readRecord(key)
 	if err != nil {
 		return nil, nil, err

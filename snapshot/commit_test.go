@@ -1,12 +1,14 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
@@ -121,7 +123,7 @@ func TestMove(t *testing.T) {
 	r.Close()
 	shows(t, s, "c", map[string]string{"a": "a1", "x": ""})
 	shows(t, s, "other", want)
-	uppers, lowers, err := s.Changes(ctx, "c", "base")
+	uppers, lowers, err := changesOf(s, "c", "base")
 	if err != nil || len(uppers) != 2 || len(lowers) != 1 || uppers[1] != filepath.Join(tree.Dir, "fs") {
 		t.Errorf("above its base it has %q, below %q, %v", uppers, lowers, err)
 	}
@@ -135,7 +137,7 @@ func TestMove(t *testing.T) {
 	if _, err := move(t, s, "c", "newer", "diff-d"); err != nil {
 		t.Fatal(err)
 	}
-	if uppers, _, err := s.Changes(ctx, "c", "base"); err != nil || len(uppers) != 3 {
+	if uppers, _, err := changesOf(s, "c", "base"); err != nil || len(uppers) != 3 {
 		t.Errorf("after a second commit it has %q, %v", uppers, err)
 	}
 	shows(t, s, "c", map[string]string{"a": "a1", "x": ""})
@@ -174,7 +176,7 @@ func TestMoveIsUndone(t *testing.T) {
 		t.Errorf("two trees of one layer: %v", err)
 	}
 	shows(t, s, "c", map[string]string{"a": "a0", "x": "x1"})
-	if uppers, _, err := s.Changes(ctx, "c", "base"); err != nil || len(uppers) != 1 {
+	if uppers, _, err := changesOf(s, "c", "base"); err != nil || len(uppers) != 1 {
 		t.Errorf("it has %q, %v", uppers, err)
 	} else if _, err := os.Stat(filepath.Join(uppers[0], "x")); err != nil {
 		t.Error(err)
@@ -252,7 +254,7 @@ func TestMoveKilledBeforeItsRows(t *testing.T) {
 			if is, err := s.StandsOn(ctx, "c", "base"); err != nil || !is {
 				t.Errorf("it stands on its base: %v, %v", is, err)
 			}
-			if uppers, _, err := s.Changes(ctx, "c", "base"); err != nil || len(uppers) != 2 {
+			if uppers, _, err := changesOf(s, "c", "base"); err != nil || len(uppers) != 2 {
 				t.Errorf("above its base it has %q, %v", uppers, err)
 			}
 			noFindings(t, s, "before")
@@ -395,4 +397,33 @@ func TestCommitAgain(t *testing.T) {
 	}
 	noFindings(t, s, "afterwards")
 	takeAway(t, s, "new", "base")
+}
+
+func changesOf(s *Store, key, base string) (uppers, lowers []string, err error) {
+	var l Lease
+	defer l.Close()
+	return s.Changes(context.Background(), &l, key, base)
+}
+
+// Whoever looks at what a snapshot has above its base sees no other directories under the paths that he was given.
+func TestChangesHoldOffCommits(t *testing.T) {
+	s, ctx := checkedStore(t), context.Background()
+	var l Lease
+	if _, _, err := s.Changes(ctx, &l, "a", "top"); err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if c, err := s.Capture(soon, "a"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("captured: %v, %v", c, err)
+	}
+	l.Close()
+	c, err := s.Capture(ctx, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if _, _, err := s.Changes(ctx, &l, "nobody", "top"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("of a snapshot that is not there: %v", err)
+	}
 }

@@ -88,7 +88,7 @@ func (a *app) complete(cmd *cobra.Command, word string, args []string, typed str
 		if of, name, ok := strings.Cut(typed, ":/"); ok {
 			var dirs []string
 			if c, err := containers.Lookup(cmd.Context(), of); err == nil && is("CONTAINER:PATH") {
-				upper, lowers, err := containers.Changes(cmd.Context(), c)
+				upper, lowers, err := containers.Dirs(cmd.Context(), c)
 				if err == nil {
 					dirs = append([]string{upper}, lowers...)
 				}

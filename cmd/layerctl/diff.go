@@ -16,6 +16,7 @@ import (
 	"github.com/layerctl/layerctl/image"
 	"github.com/layerctl/layerctl/image/reference"
 	"github.com/layerctl/layerctl/runtime"
+	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/diff"
 )
 
@@ -89,6 +90,7 @@ type side struct {
 	stack     *diff.Stack // all of it
 	below     *diff.Stack // what it stands on, where it stands on something
 	container *containerSide
+	lease     snapshot.Lease // of a container
 }
 
 // containerSide is what docker's diff asks of a container.
@@ -97,6 +99,7 @@ type containerSide struct {
 }
 
 func (s *side) close() {
+	s.lease.Close()
 	if s.view != nil {
 		s.view.Close()
 	}
@@ -215,14 +218,17 @@ func (s sides) layer(ctx context.Context, name string) (*side, error) {
 }
 
 func (s sides) ofContainer(ctx context.Context, name string, c *runtime.Container) (*side, error) {
-	uppers, lowers, err := s.containers.Written(ctx, c)
+	found := &side{name: name, kind: "container"}
+	uppers, lowers, err := s.containers.Written(ctx, &found.lease, c)
 	if err != nil {
+		found.close()
 		return nil, err
 	}
-	found := &side{name: name, kind: "container", container: &containerSide{uppers, lowers}}
+	found.container = &containerSide{uppers, lowers}
 	if c.RootFS != "" {
 		found.below = diff.Merged(lowers[0], lowers[1:]...)
 	} else if found.view, err = s.images.LookChain(ctx, c.Image.Chain); err != nil {
+		found.close()
 		return nil, err
 	} else {
 		found.below = found.view.Stack

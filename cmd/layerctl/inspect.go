@@ -192,7 +192,7 @@ func (in inspector) container(ctx context.Context, c *runtime.Container) (contai
 	d.Config.Entrypoint, d.Config.Cmd, d.Config.WorkingDir = c.Command[:c.Entrypoint], c.Command[c.Entrypoint:], c.WorkDir
 	d.Config.Labels, d.Config.StopSignal = c.Image.Settings.Labels, c.Image.Settings.StopSignal
 	d.HostConfig.NetworkMode, d.HostConfig.AutoRemove = c.Network, c.AutoRemove
-	upper, lowers, err := in.containers.Changes(ctx, c)
+	upper, lowers, err := in.containers.Dirs(ctx, c)
 	if err != nil {
 		return d, fmt.Errorf("inspect: %w", err)
 	}
