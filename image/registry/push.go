@@ -103,6 +103,7 @@ type upload struct {
 	digest   string
 	at       *url.URL // where it goes on; nil where none is under way
 	off      int64    // up to where the registry has it
+	sent     int64    // up to where it can have it
 	part     int64
 	whole    bool // parts are refused
 	lost     int  // how often the registry knew no more of it
@@ -112,7 +113,7 @@ type upload struct {
 
 // begin begins an upload, or mounts the blob where query says from where.
 func (u *upload) begin(ctx context.Context, query url.Values) (mounted bool, err error) {
-	u.at, u.off = nil, 0
+	u.at, u.off, u.sent = nil, 0, 0
 	err = u.s.do(ctx, &request{method: http.MethodPost, path: "blobs/uploads/", query: query.Encode()}, func(resp *http.Response) error {
 		defer resp.Body.Close()
 		switch resp.StatusCode {
@@ -293,6 +294,7 @@ func (u *upload) header() http.Header {
 
 // patch sends one part (distribution-spec, "Pushing a blob in chunks").
 func (u *upload) patch(ctx context.Context, p Part) error {
+	u.sent = max(u.sent, u.off+p.Size)
 	header := u.header()
 	header.Set("Content-Range", fmt.Sprintf("%d-%d", u.off, u.off+p.Size-1))
 	return u.s.once(ctx, &request{method: http.MethodPatch, at: u.at, header: header, size: p.Size, body: p.open}, func(resp *http.Response) error {
@@ -367,6 +369,9 @@ func (u *upload) resume(ctx context.Context) (done bool, err error) {
 		n, ok := taken(resp.Header.Get("Range"))
 		if !ok || n < 2 {
 			n = 0
+		}
+		if n > u.sent {
+			return fmt.Errorf("%s says that it has %d bytes of an upload of which it was sent %d: %w", u.s.host, n, u.sent, ErrCorrupt)
 		}
 		u.off = n
 		return u.follow(resp)

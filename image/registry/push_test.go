@@ -258,6 +258,14 @@ func TestUploadsThatAreInterrupted(t *testing.T) {
 			}
 			return false
 		}, "", "POST PATCH GET PATCH PUT"},
+		"more of it than it was sent": {func(k *taker, w http.ResponseWriter, r *http.Request, n int) bool {
+			if n == 3 {
+				k.mu.Lock()
+				k.uploads[r.URL.Path] = make([]byte, 1<<20)
+				k.mu.Unlock()
+			}
+			return false
+		}, "", "POST PATCH GET DELETE POST PATCH PUT"},
 		"busy": {func(k *taker, w http.ResponseWriter, r *http.Request, n int) bool {
 			if n == 3 {
 				w.WriteHeader(429)
