@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -127,8 +128,8 @@ func selectionExporter(snaps *snapshot.Store, views []*image.View) explore.Expor
 				n = count.n
 				return err
 			})
-		} else if n, err = files.Copy(ctx, src, files.Place{Path: to}, opt); err != nil {
-			os.RemoveAll(to) // nothing was there before
+		} else {
+			n, err = copyNew(ctx, src, to, opt)
 		}
 		if err != nil {
 			return "", err
@@ -139,6 +140,23 @@ func selectionExporter(snaps *snapshot.Store, views []*image.View) explore.Expor
 		}
 		return said, nil
 	}
+}
+
+// copyNew copies to a name that nobody has, all or nothing; what somebody else makes there meanwhile stays his.
+func copyNew(ctx context.Context, src files.Place, to string, opt files.Options) (int64, error) {
+	dir, err := os.MkdirTemp(filepath.Dir(to), ".export-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	made := filepath.Join(dir, filepath.Base(to))
+	n, err := files.Copy(ctx, src, files.Place{Path: made}, opt)
+	if err == nil {
+		if err = unix.Renameat2(unix.AT_FDCWD, made, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
+			err = fmt.Errorf("%s: %w", to, err)
+		}
+	}
+	return n, err
 }
 
 // counter counts what is written.
