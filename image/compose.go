@@ -35,6 +35,23 @@ type composedLayer struct {
 	tree snapshot.Tree
 }
 
+// deriveAs starts an image called name, which is made by verb, from the one that of names.
+func (s *Store) deriveAs(ctx context.Context, l *snapshot.Lease, verb, of, name string) (Image, *composed, error) {
+	ref, err := localName(name)
+	if err != nil {
+		return Image{}, nil, err
+	}
+	at, err := now()
+	if err != nil {
+		return Image{}, nil, err
+	}
+	img, c, err := s.derive(ctx, l, of)
+	if err == nil {
+		c.verb, c.ref, c.config.Created = verb, ref, at.created()
+	}
+	return img, c, err
+}
+
 // derive starts an image from the one that ref names: with its settings, history and layers, which the lease holds.
 func (s *Store) derive(ctx context.Context, l *snapshot.Lease, ref string) (Image, *composed, error) {
 	img, err := s.Resolve(ctx, ref)

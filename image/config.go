@@ -19,21 +19,12 @@ func (s *Store) Configure(ctx context.Context, of, ref string, instructions []st
 }
 
 func (s *Store) configure(ctx context.Context, of, name string, instructions []string) (Image, error) {
-	ref, err := localName(name)
-	if err != nil {
-		return Image{}, err
-	}
-	at, err := now()
-	if err != nil {
-		return Image{}, err
-	}
 	var lease snapshot.Lease
 	defer lease.Close()
-	_, c, err := s.derive(ctx, &lease, of)
+	_, c, err := s.deriveAs(ctx, &lease, "config", of, name)
 	if err != nil {
 		return Image{}, err
 	}
-	c.verb, c.ref, c.config.Created = "config", ref, at.created()
 	if err := changes(&c.config.Config, instructions); err != nil {
 		return Image{}, err
 	}

@@ -67,17 +67,9 @@ func (s *Store) Rebase(ctx context.Context, of string, o RebaseOptions) (Image, 
 }
 
 func (s *Store) rebase(ctx context.Context, of string, o RebaseOptions) (Image, error) {
-	ref, err := localName(o.Ref)
-	if err != nil {
-		return Image{}, err
-	}
-	at, err := now()
-	if err != nil {
-		return Image{}, err
-	}
 	var lease snapshot.Lease
 	defer lease.Close()
-	img, mine, err := s.derive(ctx, &lease, of)
+	img, mine, err := s.deriveAs(ctx, &lease, "rebase", of, o.Ref)
 	if err != nil {
 		return Image{}, err
 	}
@@ -104,14 +96,14 @@ func (s *Store) rebase(ctx context.Context, of string, o RebaseOptions) (Image, 
 		return Image{}, r.conflicts
 	}
 	failpoint.Hit("rebase/settled")
-	c := &composed{verb: "rebase", ref: ref, layers: slices.Concat(next.layers, moved), sources: union(slices.Clone(next.sources), mine.sources)}
+	c := &composed{verb: mine.verb, ref: mine.ref, layers: slices.Concat(next.layers, moved), sources: union(slices.Clone(next.sources), mine.sources)}
 	if c.from, err = carry(base.Config, img.Config, next.from); err != nil {
 		return Image{}, err
 	}
 	if err := json.Unmarshal(c.from, &c.config); err != nil {
 		return Image{}, fmt.Errorf("read the config of %s: %w", o.Onto, err)
 	}
-	c.config.Created = at.created()
+	c.config.Created = mine.config.Created
 	c.history = next.history
 	if err := c.alignSteps(len(next.layers)); err != nil {
 		return Image{}, err

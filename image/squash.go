@@ -28,24 +28,15 @@ func (s *Store) Squash(ctx context.Context, of, ref string, from int) (Image, er
 }
 
 func (s *Store) squash(ctx context.Context, of, name string, from int) (Image, error) {
-	ref, err := localName(name)
-	if err != nil {
-		return Image{}, err
-	}
-	at, err := now()
-	if err != nil {
-		return Image{}, err
-	}
 	var lease snapshot.Lease
 	defer lease.Close()
-	img, c, err := s.derive(ctx, &lease, of)
+	img, c, err := s.deriveAs(ctx, &lease, "squash", of, name)
 	if err != nil {
 		return Image{}, err
 	}
 	if from < 1 || from > len(c.layers) {
 		return Image{}, invalid("there is no layer %d: it has %d, from 1 on", from, len(c.layers))
 	}
-	c.verb, c.ref, c.config.Created = "squash", ref, at.created()
 	keep := c.layers[:from-1]
 	above, err := s.openTrees(ctx, c.layers[from-1:])
 	if err != nil {
