@@ -47,7 +47,7 @@ func TestCompare(t *testing.T) {
 // dpkg itself says what is newer.
 func TestCompareLikeDpkg(t *testing.T) {
 	if _, err := exec.LookPath("dpkg"); err != nil {
-		t.Skip("there is no dpkg here")
+		t.Fatal(err)
 	}
 	r := rand.New(rand.NewPCG(1, 2))
 	version := func() string {

@@ -14,6 +14,12 @@ import (
 
 // A process in a frozen group does not go on before it is thawed, in either version's hierarchy, where the machine has it.
 func TestFreeze(t *testing.T) {
+	tried := 0
+	defer func() {
+		if tried == 0 {
+			t.Error("there is no freezer, or it takes root")
+		}
+	}()
 	for _, row := range []struct {
 		name, mark string
 		v2         bool
@@ -24,8 +30,9 @@ func TestFreeze(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			if _, err := os.Lstat(row.mark); err != nil || os.Geteuid() != 0 {
-				t.Skip("not on this machine, or not for this user")
+				return // another machine's
 			}
+			tried++
 			dir := filepath.Join(filepath.Dir(row.mark), fmt.Sprintf("layerctl-test-%d", os.Getpid()))
 			if err := os.Mkdir(dir, 0o755); err != nil {
 				t.Fatal(err)
