@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -165,6 +166,19 @@ func (v *View) Close() error {
 
 // OpenIn opens the content of a regular file of one layer, whatever the others do to it; following no link.
 func (v *View) OpenIn(n int, path string) (*os.File, error) { return v.Stack.Layers()[n].Open(path) }
+
+// Instruction is the command that made the layer as a Dockerfile has it: without the shell, the marks and the comment that builders put
+// into the history.
+func (l *LayerView) Instruction() string {
+	s := strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(l.CreatedBy), "# buildkit"))
+	if rest, ok := strings.CutPrefix(s, "/bin/sh -c #(nop)"); ok {
+		return strings.TrimSpace(rest)
+	}
+	if rest, ok := strings.CutPrefix(s, "/bin/sh -c "); ok {
+		return "RUN " + rest
+	}
+	return strings.Replace(s, "RUN /bin/sh -c ", "RUN ", 1)
+}
 
 // Entries yields what one layer brings, whiteouts and opaque directories among it.
 func (l *LayerView) Entries() iter.Seq2[layer.Entry, error] { return l.Index.All() }

@@ -171,6 +171,22 @@ func TestLook(t *testing.T) {
 	}
 }
 
+func TestInstruction(t *testing.T) {
+	for by, want := range map[string]string{
+		"COPY rootfs / # buildkit":                              "COPY rootfs /",
+		"/bin/sh -c apt-get update":                             "RUN apt-get update",
+		"/bin/sh -c #(nop) ADD file:1 in /srv ":                 "ADD file:1 in /srv",
+		"/bin/sh -c #(nop)  CMD [\"sh\"]":                       "CMD [\"sh\"]",
+		"RUN /bin/sh -c chown -R app /srv\n\tline # buildkit\n": "RUN chown -R app /srv\n\tline",
+		"layerctl import":                                       "layerctl import",
+		"":                                                      "",
+	} {
+		if got := (&LayerView{CreatedBy: by}).Instruction(); got != want {
+			t.Errorf("%q is %q, want %q", by, got, want)
+		}
+	}
+}
+
 // Who looks into an image goes on doing so when it is removed: what it shows is deleted by whoever sweeps after him.
 func TestLookOutlivesTheImage(t *testing.T) {
 	s, ctx := lookStore(t), context.Background()

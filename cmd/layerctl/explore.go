@@ -87,7 +87,7 @@ func explored(name string, v *image.View) explore.Image {
 	img := explore.Image{Name: name, View: v}
 	for i := range v.Layers {
 		l := &v.Layers[i]
-		img.Layers = append(img.Layers, explore.Layer{DiffID: l.DiffID, Command: l.CreatedBy, Size: l.Size, Created: l.Created, SharedBy: l.SharedBy})
+		img.Layers = append(img.Layers, explore.Layer{DiffID: l.DiffID, Command: createdBy(l.Instruction(), true), Size: l.Size, Created: l.Created, SharedBy: l.SharedBy})
 	}
 	return img
 }

@@ -74,7 +74,7 @@ func pageOf(view *image.View) ([]byte, error) {
 		}
 	}
 	for _, l := range view.Layers {
-		r.Layers = append(r.Layers, report.Layer{DiffID: l.DiffID, CreatedBy: l.CreatedBy, Created: l.Created})
+		r.Layers = append(r.Layers, report.Layer{DiffID: l.DiffID, CreatedBy: l.Instruction(), Created: l.Created})
 	}
 	var err error
 	if r.Analysis, err = waste.Analyse(view.Stack.Layers(), r.Tree.Add); err != nil {

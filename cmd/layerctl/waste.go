@@ -13,7 +13,6 @@ import (
 
 	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
 	"github.com/layerctl/layerctl/image"
-	"github.com/layerctl/layerctl/image/report"
 	"github.com/layerctl/layerctl/image/waste"
 )
 
@@ -41,6 +40,7 @@ type wasteLayer struct {
 	WastedBytes int64
 	Kinds       map[waste.Kind]int64
 	TwinBytes   int64
+	by          string // CreatedBy as a Dockerfile has it
 }
 
 type wasteItem struct {
@@ -156,7 +156,7 @@ func newWasteReport(view *image.View, found *waste.Analysis) *wasteReport {
 		TwinBytes: found.Twins, Items: wasteItems(found.Items), Twins: wasteItems(found.Copies)}
 	for i, l := range found.Layers {
 		of := view.Layers[i]
-		r.Layers = append(r.Layers, wasteLayer{i + 1, of.DiffID, of.CreatedBy, l.Files, l.Bytes, l.Wasted, l.Kinds, l.Twins})
+		r.Layers = append(r.Layers, wasteLayer{i + 1, of.DiffID, of.CreatedBy, l.Files, l.Bytes, l.Wasted, l.Kinds, l.Twins, of.Instruction()})
 	}
 	return r
 }
@@ -186,11 +186,7 @@ func (r *wasteReport) print(w io.Writer, all bool) error {
 		if l.WastedBytes > 0 {
 			wasted = humanSize(l.WastedBytes)
 		}
-		by := strings.Join(strings.Fields(report.Command(l.CreatedBy)), " ")
-		if runes := []rune(by); !all && len(runes) > 80 {
-			by = string(runes[:79]) + "…"
-		}
-		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\n", l.Layer, humanSize(l.Bytes), wasted, start.OneLine(by))
+		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\n", l.Layer, humanSize(l.Bytes), wasted, start.OneLine(createdBy(l.by, all)))
 	}
 	if len(r.Items) > 0 {
 		fmt.Fprintln(tw, "\nWASTED\tWHY\tPATH\tHOW")

@@ -152,7 +152,7 @@ func (p *page) data() error {
 		d.Sums = append(d.Sums, a.Kinds[k])
 	}
 	for i, l := range p.Report.Layers {
-		d.Layers = append(d.Layers, cut(oneLine(Command(l.CreatedBy)), maxShort))
+		d.Layers = append(d.Layers, cut(oneLine(l.CreatedBy), maxShort))
 		d.Bytes = append(d.Bytes, a.Layers[i].Bytes)
 	}
 	p.Tree.mark(a.Items)
@@ -191,7 +191,7 @@ func (p *page) tables() {
 		largest = max(largest, l.Bytes)
 	}
 	for i, l := range r.Layers {
-		pl := pageLayer{Layer: a.Layers[i], DiffID: Visible(l.DiffID), CreatedBy: cut(visibleText(Command(l.CreatedBy)), maxCommand)}
+		pl := pageLayer{Layer: a.Layers[i], DiffID: Visible(l.DiffID), CreatedBy: cut(visibleText(l.CreatedBy), maxCommand)}
 		if len(pl.CreatedBy) > maxShort || strings.Contains(pl.CreatedBy, "\n") {
 			pl.Short = cut(oneLine(pl.CreatedBy), maxShort)
 		}
@@ -243,18 +243,6 @@ func link(p string) string {
 		parts = append(parts, url.PathEscape(Visible(part)))
 	}
 	return strings.Join(parts, "/")
-}
-
-// Command is what made a layer, without what Docker's builders write around it.
-func Command(createdBy string) string {
-	s := strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(createdBy), "# buildkit"))
-	if rest, ok := strings.CutPrefix(s, "/bin/sh -c #(nop)"); ok {
-		return strings.TrimSpace(rest)
-	}
-	if rest, ok := strings.CutPrefix(s, "/bin/sh -c "); ok {
-		return "RUN " + rest
-	}
-	return strings.Replace(s, "RUN /bin/sh -c ", "RUN ", 1)
 }
 
 // Visible shows what does not print, or would change how the text around it reads, by its number.

@@ -81,7 +81,7 @@ func pageOf(t testing.TB, r *Report) string {
 
 // example is an image with everything that a page shows.
 func example(t testing.TB) *Report {
-	r := reportOf(t, []string{"COPY rootfs / # buildkit", "/bin/sh -c apt-get update && apt-get install -y python3", "/bin/sh -c #(nop) ADD file:1 in /srv", "RUN /bin/sh -c chown -R app /srv # buildkit\n\n\tsecond line"},
+	r := reportOf(t, []string{"COPY rootfs /", "RUN apt-get update && apt-get install -y python3", "ADD file:1 in /srv", "RUN chown -R app /srv # buildkit\n\n\tsecond line"},
 		layerOf(map[string]int64{"usr/bin/bash": 800_000, "usr/lib/libc.so": 1_900_000, "etc/passwd": 1000, "usr/share/doc/a/copyright": 30_000}),
 		layerOf(map[string]int64{"usr/bin/python3": 1_200_000, "usr/share/doc/b/copyright": 30_000, "var/lib/apt/lists/main": 640_000, "etc/passwd": 1100}),
 		layerOf(map[string]int64{"srv/app/model.bin": 400_000, "srv/app/app.py": 20_000, "tmp/x": 5000}),

@@ -122,7 +122,7 @@ func (m *model) blameLine(blame []image.Blame, s scope) string {
 		}
 		words = append(words, word)
 		if b.Wins {
-			by = command(m.images[s.image].Layers[b.Layer].Command)
+			by = m.images[s.image].Layers[b.Layer].Command
 		}
 	}
 	line := strings.Join(words, "; ")
@@ -170,7 +170,7 @@ func (m *model) layerLines() (lines [3]string) {
 	}
 	l := img.Layers[e.layer]
 	lines[0] = " " + m.glyphs.text(l.DiffID)
-	by := m.glyphs.text(strings.Join(strings.Fields(l.Command), " "))
+	by := m.glyphs.text(l.Command)
 	if by == "" {
 		by = "(nobody has said what made it)"
 	}

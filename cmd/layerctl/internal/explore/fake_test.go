@@ -151,7 +151,7 @@ var base = layerOf("ba", "bin@usr|bin", "etc/passwd=1201", "etc/hostname=12", "e
 	"var/cache/apt/srcpkgcache.bin=30123456", "var/lib/dpkg/status=98304", "tmp/")
 
 func small() Image {
-	return imageOf("app:2", []string{"/bin/sh -c #(nop) ADD file:5b2a in / ", "RUN /bin/sh -c apt-get install -y python3 # buildkit", "RUN /bin/sh -c rm -rf /var/cache/apt"},
+	return imageOf("app:2", []string{"ADD file:5b2a in /", "RUN apt-get install -y python3", "RUN rm -rf /var/cache/apt"},
 		base,
 		layerOf("cd", "etc/passwd=1250", "usr/bin/python3@python3.12", "usr/bin/python3.12=8021824", "usr/lib/python3.12/os.py=39786",
 			"usr/lib/python3.12/abc.py=6538", "var/lib/dpkg/status=120304"),
@@ -159,7 +159,7 @@ func small() Image {
 }
 
 func other() Image {
-	return imageOf("app:3", []string{"/bin/sh -c #(nop) ADD file:5b2a in / ", "COPY app /srv"}, base,
+	return imageOf("app:3", []string{"ADD file:5b2a in /", "COPY app /srv"}, base,
 		layerOf("99", "etc/passwd=1300", "srv/app/main.py=4711", "usr/share/doc%", "usr/share/doc/README=70"))
 }
 

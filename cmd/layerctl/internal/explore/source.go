@@ -21,7 +21,7 @@ type Image struct {
 // Layer is what is told of a layer.
 type Layer struct {
 	DiffID   string
-	Command  string // that made it
+	Command  string // that made it, in one line
 	Size     int64  // of its files
 	Created  time.Time
 	SharedBy []string

@@ -172,7 +172,7 @@ func (m *model) listRow(n, width int) string {
 	switch e.mode {
 	case change:
 		l := m.images[e.image].Layers[e.layer]
-		text = fmt.Sprintf("%4d %6s %s", e.layer+1, size(l.Size), m.glyphs.text(command(l.Command)))
+		text = fmt.Sprintf("%4d %6s %s", e.layer+1, size(l.Size), m.glyphs.text(l.Command))
 	case compare:
 		text = " " + m.glyphs.arrow + " " + e.label
 	default:
@@ -188,22 +188,6 @@ func (m *model) listRow(n, width int) string {
 		return bold + text + plain
 	}
 	return text
-}
-
-// command is what made a layer, without what is the same in all of them.
-func command(by string) string {
-	by = strings.Join(strings.Fields(by), " ")
-	by = strings.TrimSuffix(by, " # buildkit")
-	if rest, ok := strings.CutPrefix(by, "/bin/sh -c #(nop) "); ok {
-		return strings.TrimSpace(rest)
-	}
-	if rest, ok := strings.CutPrefix(by, "/bin/sh -c "); ok {
-		return "RUN " + rest
-	}
-	if rest, ok := strings.CutPrefix(by, "RUN /bin/sh -c "); ok {
-		return "RUN " + rest
-	}
-	return by
 }
 
 // column is a column before the names.
