@@ -46,10 +46,13 @@ func (s *Store) hold(ctx context.Context, id string, patience time.Duration) (*o
 		if err == nil {
 			// Only who holds the lock takes the directory away: what is there now, stays.
 			same, err := isAt(f, path)
-			if err != nil || same {
-				return f, err
+			if err == nil && same {
+				return f, nil
 			}
 			f.Close()
+			if err != nil {
+				return nil, err
+			}
 			continue
 		}
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
