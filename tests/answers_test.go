@@ -135,7 +135,7 @@ func TestRefused(t *testing.T) {
 		t.Errorf("help image prune: %s", got)
 	}
 	e.fails(1, []string{"it has the names", "hint: name the one"}, "rmi", hex[:12])
-	e.fails(1, []string{"layerctl: diff: container nosuch"}, "diff", "nosuch")
+	e.fails(1, []string{"layerctl: diff nosuch: nosuch: no such container, image or layer"}, "diff", "nosuch")
 	e.fails(1, []string{"layerctl: rm: container nosuch"}, "rm", "nosuch")
 	e.fails(125, []string{"layerctl: run: unknown flag: --nosuch"}, "run", "--nosuch", "busybox")
 	reg := startRegistry(t, "")

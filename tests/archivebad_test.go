@@ -195,7 +195,7 @@ func TestLoadBad(t *testing.T) {
 		"no OCI config":         {tarOf(without(g.oci(), "blobs/sha256/"+hexOf(g.config))...), "not in the archive"},
 		"no OCI layer":          {tarOf(without(g.oci(), "blobs/sha256/"+hexOf(g.layer))...), "not in the archive"},
 		"a manifest that lies":  {tarOf(with(without(g.oci(), "blobs/sha256/"+hexOf(g.manifest)), entry{name: "blobs/sha256/" + hexOf(g.manifest), body: g.manifest + "\n"})...), "has the digest"},
-		"an OCI config lies":    {tarOf(with(without(g.oci(), "blobs/sha256/"+hexOf(g.config)), entry{name: "blobs/sha256/" + hexOf(g.config), body: strings.ToUpper(g.config)})...), "not the one that its manifest names"},
+		"an OCI config lies":    {tarOf(with(without(g.oci(), "blobs/sha256/"+hexOf(g.config)), entry{name: "blobs/sha256/" + hexOf(g.config), body: strings.ToUpper(g.config)})...), "fetch its config: what came is not sha256:"},
 		"a layer that lies":     {tarOf(with(without(g.oci(), "blobs/sha256/"+hexOf(g.layer)), entry{name: "blobs/sha256/" + hexOf(g.layer), body: other})...), "has the digest"},
 		"a size that lies":      {tarOf(with(without(without(g.oci(), "index"), "blobs/sha256/"+hexOf(g.manifest)), indexOf(ociManifest(g.config, digestOf(g.layer), 512)), blobEntry(ociManifest(g.config, digestOf(g.layer), 512)))...), "bytes"},
 		"a foreign digest":      {tarOf(entry{name: "index.json", body: `{"manifests":[{"digest":"sha512:00","size":1}]}`}), "does not parse"},
