@@ -69,10 +69,7 @@ func (s *Store) derive(ctx context.Context, l *snapshot.Lease, ref string) (Imag
 		return img, nil, err
 	}
 	c.sources = row.Sources
-	trees, err := s.snaps.Chain(ctx, img.Chain)
-	if err == nil && len(trees) != len(img.Layers) {
-		err = fmt.Errorf("%d trees for %d layers: %w", len(trees), len(img.Layers), ErrCorrupt)
-	}
+	trees, err := s.treesOf(ctx, img)
 	for i, t := range trees {
 		if err == nil {
 			err = s.snaps.Hold(l, t)

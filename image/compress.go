@@ -15,7 +15,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"go.etcd.io/bbolt"
 
-	"github.com/layerctl/layerctl/image/content"
 	"github.com/layerctl/layerctl/image/layer"
 	"github.com/layerctl/layerctl/image/registry"
 	"github.com/layerctl/layerctl/snapshot"
@@ -282,7 +281,7 @@ func (s *Store) remakeBlob(ctx context.Context, lease *snapshot.Lease, img Image
 func (s *Store) treesOf(ctx context.Context, img Image) ([]snapshot.Tree, error) {
 	trees, err := s.snaps.Chain(ctx, img.Chain)
 	if err == nil && len(trees) != len(img.Layers) {
-		err = fmt.Errorf("%d trees for %d layers: %w", len(trees), len(img.Layers), content.ErrCorrupt)
+		err = fmt.Errorf("%d trees for %d layers: %w", len(trees), len(img.Layers), ErrCorrupt)
 	}
 	return trees, err
 }

@@ -38,7 +38,6 @@ type LayerView struct {
 	Comment   string
 	Dir       string // holds its tree, fs, and its index
 	Index     *layer.Index
-	SharedBy  []string // the names of other images that have a layer of this diff ID; the ID of one without a name
 }
 
 // Look opens the image that ref names to be looked into. Of its files nothing is read.
@@ -59,19 +58,9 @@ func (s *Store) look(ctx context.Context, img Image) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	trees, err := s.snaps.Chain(ctx, img.Chain)
+	trees, err := s.treesOf(ctx, img)
 	if err != nil {
 		return nil, err
-	}
-	if len(trees) != len(v.Layers) {
-		return nil, fmt.Errorf("it has %d layers, its snapshot %d: %w", len(v.Layers), len(trees), ErrCorrupt)
-	}
-	shared, err := s.sharers(img)
-	if err != nil {
-		return nil, err
-	}
-	for i := range v.Layers {
-		v.Layers[i].SharedBy = shared[i]
 	}
 	return v, s.open(ctx, v, trees)
 }
@@ -255,8 +244,9 @@ func (s *Store) LookTar(ctx context.Context, path string) (_ *View, err error) {
 	return v, s.open(ctx, v, []snapshot.Tree{{DiffID: res.DiffID, Dir: v.staging.Path()}})
 }
 
-// sharers are, for each layer of an image, the other images that have it. A row that does not hold the layer's diff ID is not decoded.
-func (s *Store) sharers(img Image) ([][]string, error) {
+// Sharers are, for each layer of an image, the names of the other images that have a layer of its diff ID; the ID of one without a name. It
+// goes over the rows of all images: one that holds none of the diff IDs is not decoded.
+func (s *Store) Sharers(img Image) ([][]string, error) {
 	shared := make([][]string, len(img.Layers))
 	err := s.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketImages).ForEach(func(k, v []byte) error {

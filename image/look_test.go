@@ -149,8 +149,9 @@ func TestLook(t *testing.T) {
 	if _, err := v.OpenIn(0, "etc/motd"); err != nil {
 		t.Error(err)
 	}
-	if len(v.Layers[0].SharedBy) != 1 || !strings.HasSuffix(v.Layers[0].SharedBy[0], "base:1") || v.Layers[1].SharedBy != nil {
-		t.Errorf("shared by %q, %q", v.Layers[0].SharedBy, v.Layers[1].SharedBy)
+	shared, err := s.Sharers(v.Image)
+	if err != nil || len(shared[0]) != 1 || !strings.HasSuffix(shared[0][0], "base:1") || shared[1] != nil {
+		t.Errorf("shared by %q, %v", shared, err)
 	}
 	if v.Layers[0].CreatedBy != "ADD base" || v.Layers[2].CreatedBy != "RUN tidy" {
 		t.Errorf("made by %q, %q", v.Layers[0].CreatedBy, v.Layers[2].CreatedBy)

@@ -47,7 +47,11 @@ changes; with a second image, what that changes in the first. The key ? shows th
 					return fmt.Errorf("explore: %w", err)
 				}
 				defer v.Close()
-				shown, views = append(shown, explored(name, v)), append(views, v)
+				shared, err := images.Sharers(v.Image)
+				if err != nil {
+					return fmt.Errorf("explore %s: %w", name, err)
+				}
+				shown, views = append(shown, explored(name, v, shared)), append(views, v)
 			}
 			// The view takes the signals over: SIGINT belongs to the pager while there is one.
 			a.stopSignals()
@@ -83,11 +87,11 @@ func (a *app) terminal() (in, out *os.File, err error) {
 	return in, out, nil
 }
 
-func explored(name string, v *image.View) explore.Image {
+func explored(name string, v *image.View, shared [][]string) explore.Image {
 	img := explore.Image{Name: name, View: v}
 	for i := range v.Layers {
 		l := &v.Layers[i]
-		img.Layers = append(img.Layers, explore.Layer{DiffID: l.DiffID, Command: createdBy(l.Instruction(), true), Size: l.Size, Created: l.Created, SharedBy: l.SharedBy})
+		img.Layers = append(img.Layers, explore.Layer{DiffID: l.DiffID, Command: createdBy(l.Instruction(), true), Size: l.Size, Created: l.Created, SharedBy: shared[i]})
 	}
 	return img
 }

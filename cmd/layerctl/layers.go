@@ -56,6 +56,10 @@ IMAGE#N names layer N to other commands, as its diff ID, chain ID or the digest 
 				return fmt.Errorf("layers: %w", err)
 			}
 			defer v.Close()
+			shared, err := images.Sharers(v.Image)
+			if err != nil {
+				return fmt.Errorf("layers %s: %w", args[0], err)
+			}
 			var rows []layerRow
 			for i := range v.Layers {
 				l := &v.Layers[i]
@@ -70,7 +74,7 @@ IMAGE#N names layer N to other commands, as its diff ID, chain ID or the digest 
 				rows = append(rows, layerRow{Layer: i + 1, Digest: shortID(l.Digest, noTrunc), MediaType: l.MediaType, DiffID: shortID(l.DiffID, noTrunc),
 					ChainID: shortID(l.Chain, noTrunc), BlobSize: bytesOf(l.BlobSize), TarSize: bytesOf(l.TarSize), Size: bytesOf(l.Size),
 					Files: n.Files, Dirs: n.Dirs, Deleted: n.Deleted, CreatedAt: timestamp(l.Created), CreatedBy: createdBy(l.CreatedBy, noTrunc),
-					Comment: l.Comment, SharedBy: append(listOf{}, l.SharedBy...)})
+					Comment: l.Comment, SharedBy: append(listOf{}, shared[i]...)})
 			}
 			if quiet {
 				return nil
