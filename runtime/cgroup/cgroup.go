@@ -234,10 +234,12 @@ func (g *Group) Wait(until time.Time) {
 func (g *Group) Remove() error {
 	var first error
 	for _, dir := range g.Dirs {
-		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT && first == nil {
+		switch err := unix.Rmdir(dir); {
+		case err == nil:
+			failpoint.Hit("cgroup/removed")
+		case err != unix.ENOENT && first == nil:
 			first = fmt.Errorf("remove cgroup %s: %w", dir, err)
 		}
-		failpoint.Hit("cgroup/removed")
 		unix.Rmdir(filepath.Dir(dir))
 	}
 	return first
