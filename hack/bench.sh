@@ -354,23 +354,29 @@ section_see() {
 		"layerctl waste" "$layerctl waste $one" \
 		"layerctl report" "$layerctl report -o see.html $one" \
 		"dive in CI mode, of its archive" "env CI=true ./dive --source docker-archive see.tar --ci"
-	# Their layers have no whiteouts: tar alone unpacks them.
+	# Their layers have no whiteouts: tar alone unpacks them. Each time in another place, since what tar leaves to be written to the disk,
+	# and the removing of what was there before, are not to be measured with the next.
 	cat >unpack <<-'X'
 		#!/bin/sh -e
-		for name; do
-			mkdir "$name"
-			layout=made-see; [ "$name" = a ] || layout=made-see2
+		dir=$(mktemp -d unpacked.XXXX)
+		for layout in made-see made-see2; do
+			mkdir "$dir/$layout"
 			manifest=$(jq -r '.manifests[0].digest[7:]' $layout/index.json)
-			for l in $(jq -r '.layers[].digest[7:]' $layout/blobs/sha256/$manifest); do tar -C "$name" -xzf $layout/blobs/sha256/$l; done
+			for l in $(jq -r '.layers[].digest[7:]' $layout/blobs/sha256/$manifest); do tar -C "$dir/$layout" -xzf $layout/blobs/sha256/$l; done
 		done
-		diff -rq a b >/dev/null || [ $? = 1 ]
+		ln -sfn "$dir" unpacked
+		exec ./differ
 	X
-	chmod +x unpack
-	turns "Compare two images of 20,000 files and 700 MB that have no layer in common" "$(((runs + 1) / 2))" \
-		"layerctl diff" true "$layerctl diff $one $two" \
-		"layerctl diff --stat" true "$layerctl diff --stat $one $two" \
-		"tar of both, and diff -rq" "rm -rf a b" "./unpack a b" \
-		"diff -rq alone, of both unpacked" true "./unpack"
+	printf '#!/bin/sh\ndiff -rq unpacked/made-see unpacked/made-see2 >list\n[ $? = 1 ]\n' >differ
+	chmod +x unpack differ
+	./unpack
+	sync
+	compare "Compare two images of 20,000 files and 700 MB that have no layer in common" "$(((runs + 1) / 2))" \
+		"layerctl diff" "$layerctl diff $one $two" \
+		"layerctl diff --stat" "$layerctl diff --stat $one $two" \
+		"diff -rq alone, of both unpacked" ./differ \
+		"tar of both, and diff -rq" ./unpack
+	rm -rf unpacked*
 	tree
 	# shellcheck disable=SC2016 # for the container's shell
 	local script='mkdir /many && cd /many && i=0 && while [ $i -lt 50000 ]; do : > $i; i=$((i+1)); done'
