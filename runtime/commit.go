@@ -24,7 +24,10 @@ func (c *Config) Key() string { return snapshotKey(c.ID) }
 func (c *Config) Settings() Settings {
 	s := c.Image.Settings
 	s.Entrypoint, s.Cmd = slices.Clone(c.Command[:c.Entrypoint]), slices.Clone(c.Command[c.Entrypoint:])
-	s.User = c.User
+	s.User, s.Labels = c.User, c.Labels
+	if c.StopSignal != "" {
+		s.StopSignal = c.StopSignal
+	}
 	if c.WorkDir != "/" || s.WorkingDir != "" {
 		s.WorkingDir = c.WorkDir
 	}
@@ -48,7 +51,7 @@ func (c *Config) Settings() Settings {
 // meanwhile leaves it stopped: it goes on when the next command looks at it. It returns ErrUnsupported where the container has no freezer.
 func (s *Store) Pause(ctx context.Context, c *Container) (resume func() error, err error) {
 	nothing := func() error { return nil }
-	if c.State.Status != StatusRunning {
+	if !c.State.Running() {
 		return nothing, nil
 	}
 	fail := func(err error) (func() error, error) { return nil, fmt.Errorf("pause container %s: %w", c.Name, err) }

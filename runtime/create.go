@@ -1,10 +1,12 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -27,6 +29,18 @@ type CreateOptions struct {
 	TTY         bool
 	Interactive bool
 	AutoRemove  bool
+
+	EnvFiles                  []string // ReadEnvFile; Env comes after them
+	Labels                    []string // KEY=VALUE or KEY, over the image's
+	LabelFiles                []string
+	CIDFile                   string // is made, and gets the ID
+	StopSignal                string // as ParseSignal reads it; "": the image's
+	StopTimeout               *int   // in seconds, NoTimeout for ever; nil: 10
+	Restart                   string // as ParseRestart reads it
+	LogDriver                 string // "" is k8s-file
+	LogOpts                   []string
+	PidMode, IPCMode, UTSMode string // "", host, or container:ID
+	StdinOnce                 bool   // the first who sends input takes stdin with him when he ends
 }
 
 // config checks the options and completes them.
@@ -34,7 +48,8 @@ func (o CreateOptions) config() (Config, error) {
 	c := Config{
 		Version: configVersion, ID: newID(), Name: o.Name, Created: time.Now().UTC(), Image: o.Image, RootFS: o.RootFS,
 		WorkDir: o.WorkDir, User: o.User, Hostname: o.Hostname, Network: o.Network, TTY: o.TTY,
-		Interactive: o.Interactive, AutoRemove: o.AutoRemove,
+		Interactive: o.Interactive, AutoRemove: o.AutoRemove, StopSignal: o.StopSignal, StopTimeout: o.StopTimeout,
+		LogDriver: cmp.Or(o.LogDriver, DefaultLogDriver), PidMode: o.PidMode, IPCMode: o.IPCMode, UTSMode: o.UTSMode, StdinOnce: o.StdinOnce,
 	}
 	if c.Name == "" {
 		c.Name = randomName()
@@ -57,6 +72,16 @@ func (o CreateOptions) config() (Config, error) {
 				c.Hostname = name
 			}
 		}
+	}
+	if err := c.checkLife(o); err != nil {
+		return c, err
+	}
+	for _, path := range o.EnvFiles {
+		env, err := ReadEnvFile(path)
+		if err != nil {
+			return c, err
+		}
+		c.Env = append(c.Env, env...)
 	}
 	for _, kv := range o.Env {
 		name, value, given := cut(kv)
@@ -101,6 +126,41 @@ func (o CreateOptions) config() (Config, error) {
 		return c, invalid("no command: the image %s names none, and none was given", o.Image.Name)
 	}
 	return c, nil
+}
+
+// checkLife completes what the options say of the container's life: its labels, its end, its starts, its log, and what it shares.
+func (c *Config) checkLife(o CreateOptions) (err error) {
+	if c.Labels, err = labels(o.Image.Settings.Labels, o.LabelFiles, o.Labels); err != nil {
+		return err
+	}
+	if c.StopSignal != "" {
+		n, err := ParseSignal(c.StopSignal)
+		if err != nil {
+			return err
+		}
+		c.StopSignal = SignalName(n) // an image that is made of it says so in the form of image-spec
+	}
+	if t := c.StopTimeout; t != nil && *t < NoTimeout {
+		return invalid("stop timeout %d: want seconds, or -1 to wait for ever", *t)
+	}
+	if c.Restart, err = ParseRestart(o.Restart); err != nil {
+		return err
+	}
+	if c.Restart.Name != "" && c.AutoRemove {
+		return invalid("--restart %s and --rm: what is removed when it ends is not started again", c.Restart)
+	}
+	if c.LogDriver != DefaultLogDriver && c.LogDriver != "none" {
+		return Refuse("--log-driver %s", c.LogDriver)
+	}
+	if c.LogOpts, err = parseLogOptions(c.LogDriver, o.LogOpts); err != nil {
+		return err
+	}
+	for _, ns := range [...][2]string{{"pid", c.PidMode}, {"ipc", c.IPCMode}, {"uts", c.UTSMode}} {
+		if err := checkShared(ns[0], ns[1]); err != nil {
+			return err
+		}
+	}
+	return c.unsupported()
 }
 
 // cut is strings.Cut at "=".
@@ -149,6 +209,61 @@ func below(path, dir string) bool {
 
 // create records a new container. A generated name that is taken is generated again.
 func (s *Store) create(ctx context.Context, o CreateOptions) (*recorded, error) {
+	told, err := makeCIDFile(o.CIDFile)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.createNamed(ctx, o)
+	if err == nil {
+		if err = told.tell(r.ID); err != nil {
+			err = errors.Join(err, s.remove(ctx, r.Config))
+			r.lock.Close()
+		}
+	}
+	if err != nil {
+		told.drop()
+		return nil, err
+	}
+	return r, nil
+}
+
+// cidFile is the file that --cidfile asks for; nil for none.
+type cidFile struct{ *os.File }
+
+// makeCIDFile makes the file before the container, so that two containers never have one file.
+func makeCIDFile(path string) (*cidFile, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, invalid("container ID file %s is there already: remove it when its container is not wanted any more", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make container ID file: %w", err)
+	}
+	return &cidFile{f}, nil
+}
+
+func (f *cidFile) tell(id string) error {
+	if f == nil {
+		return nil
+	}
+	_, err := f.WriteString(id)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write container ID file: %w", err)
+	}
+	return nil
+}
+
+func (f *cidFile) drop() {
+	if f != nil {
+		f.Close()
+		os.Remove(f.Name())
+	}
+}
+
+func (s *Store) createNamed(ctx context.Context, o CreateOptions) (*recorded, error) {
 	for try := 0; ; try++ {
 		c, err := o.config()
 		if err != nil {

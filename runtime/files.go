@@ -91,7 +91,7 @@ func (s *Store) openFiles(ctx context.Context, c *Container, write bool) (*Files
 	switch {
 	case c.starting:
 		return nil, errMoving
-	case c.State.Status == StatusRunning:
+	case c.State.Running():
 		var err error
 		if f.share, err = s.snaps.Share(ctx, snapshotKey(c.ID)); errors.Is(err, snapshot.ErrNotFound) {
 			return nil, errMoving

@@ -221,7 +221,7 @@ func (s *Store) sweepNames() {
 // Remove removes a container with what it wrote. One that runs is ErrInUse, or is ended first with force.
 func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 	fail := func(err error) error { return fmt.Errorf("remove container %s: %w", c.Name, err) }
-	if c.State.Status == StatusRunning {
+	if c.State.Running() {
 		if !force {
 			return fail(ErrInUse)
 		}

@@ -239,8 +239,12 @@ func (s *Store) finish(ctx context.Context, r *recorded, e ended) error {
 // Explain prints what the kernel would be asked for to run a container, from the plan that would be walked. Nothing of the container
 // stays.
 func (s *Store) Explain(ctx context.Context, o CreateOptions, w io.Writer) error {
-	o.AutoRemove = true
-	r, err := s.create(ctx, o)
+	_, err := ParseRestart(o.Restart)
+	var r *recorded
+	if err == nil {
+		o.AutoRemove, o.Restart, o.CIDFile = true, "", "" // nothing of it stays
+		r, err = s.create(ctx, o)
+	}
 	if err != nil {
 		return &ExitError{exitCode(err), fmt.Errorf("explain: %w", err)}
 	}

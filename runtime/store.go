@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sort"
@@ -90,7 +92,21 @@ type Config struct {
 	TTY         bool
 	Interactive bool
 	AutoRemove  bool
+
+	Labels      map[string]string `json:",omitempty"` // the image's and the user's
+	StopSignal  string            `json:",omitempty"` // what the user set; EndsBy knows what holds
+	StopTimeout *int              `json:",omitempty"` // seconds
+	Restart     RestartPolicy     `json:",omitzero"`
+	LogDriver   string            `json:",omitempty"` // DefaultLogDriver or "none"
+	LogOpts     LogOptions        `json:",omitzero"`
+	PidMode     string            `json:",omitempty"` // "", "host" or "container:ID", as the next two
+	IPCMode     string            `json:",omitempty"`
+	UTSMode     string            `json:",omitempty"`
+	StdinOnce   bool              `json:",omitempty"`
 }
+
+// DefaultLogDriver is the form of a log that a container keeps when nothing else is said: lines as Kubernetes writes them.
+const DefaultLogDriver = "k8s-file"
 
 // configJSON is Config as config.json has it: what the user gave need not be UTF-8.
 type configJSON struct {
@@ -103,6 +119,9 @@ type plainConfig Config
 
 // MarshalJSON writes config.json.
 func (c Config) MarshalJSON() ([]byte, error) {
+	if maps.Equal(c.Labels, c.Image.Settings.Labels) {
+		c.Labels = nil // they are said already
+	}
 	return json.Marshal(configJSON{plainConfig(c), snapshot.Exact(c.RootFS), snapshot.Exact(c.RunDir), snapshot.Exact(c.WorkDir),
 		snapshot.Exact(c.User), c.Command, c.Env})
 }
@@ -116,6 +135,10 @@ func (c *Config) UnmarshalJSON(b []byte) error {
 	*c = Config(j.plainConfig)
 	c.RootFS, c.RunDir, c.WorkDir, c.User = string(j.RootFS), string(j.RunDir), string(j.WorkDir), string(j.User)
 	c.Command, c.Env = j.Command, j.Env
+	if c.Labels == nil {
+		c.Labels = c.Image.Settings.Labels
+	}
+	c.LogDriver = cmp.Or(c.LogDriver, DefaultLogDriver)
 	return nil
 }
 
@@ -125,22 +148,30 @@ const configVersion = 1
 // Status is where a container is in its life.
 type Status string
 
-// The states.
+// The states, in Docker's words.
 const (
-	StatusCreated Status = "created"
-	StatusRunning Status = "running"
-	StatusExited  Status = "exited"
+	StatusCreated    Status = "created"
+	StatusRunning    Status = "running"
+	StatusPaused     Status = "paused"     // it runs, and the user has stopped its processes
+	StatusRestarting Status = "restarting" // it has ended, and its monitor waits to start it again
+	StatusExited     Status = "exited"
+	StatusDead       Status = "dead" // it could not be removed to the end
 )
 
 // State is how a container is now.
 type State struct {
-	Status     Status
-	Pid        int // of its first process, on the host, while it runs
-	ExitCode   int
-	Error      string // why it could not be started, or that its end was not seen
-	StartedAt  time.Time
-	FinishedAt time.Time
+	Status       Status
+	Pid          int    // of its first process, on the host, while it runs
+	ExitCode     int    // of the last end
+	Error        string // why it could not be started, or that its end was not seen
+	OOMKilled    bool   // the kernel ended a process of it for want of memory
+	RestartCount int    // how often its monitor has started it again
+	StartedAt    time.Time
+	FinishedAt   time.Time
 }
+
+// Running says whether the container has processes, be they paused.
+func (s State) Running() bool { return s.Status == StatusRunning || s.Status == StatusPaused }
 
 // Container is a container as List and Lookup find it.
 type Container struct {
@@ -394,7 +425,7 @@ func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 		if err != nil {
 			return nil, err
 		}
-		if all || c.State.Status == StatusRunning {
+		if all || c.State.Running() {
 			list = append(list, *c)
 		}
 	}

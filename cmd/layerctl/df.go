@@ -199,7 +199,7 @@ func (r *dfReport) containers(cs *runtime.Survey) {
 		p := psRowOf(c.Container, false)
 		r.Containers = append(r.Containers, dfContainer{ID: p.ID, Image: p.Image, Command: p.Command, Size: humanSize(size), RunningFor: p.RunningFor,
 			Status: p.Status, Names: p.Names, Bytes: size})
-		if c.State.Status == runtime.StatusRunning {
+		if c.State.Running() {
 			running++
 		}
 		total += size

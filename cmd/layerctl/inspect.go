@@ -157,17 +157,18 @@ type containerDetails struct {
 	}
 	Image  string // the image's ID
 	Config struct {
-		Hostname   string
-		User       string
-		Tty        bool
-		OpenStdin  bool
-		Env        []string
-		Cmd        []string
-		Image      string
-		WorkingDir string
-		Entrypoint []string
-		Labels     map[string]string
-		StopSignal string `json:",omitempty"`
+		Hostname    string
+		User        string
+		Tty         bool
+		OpenStdin   bool
+		Env         []string
+		Cmd         []string
+		Image       string
+		WorkingDir  string
+		Entrypoint  []string
+		Labels      map[string]string
+		StopSignal  string
+		StopTimeout int
 	}
 	HostConfig struct {
 		NetworkMode string
@@ -184,13 +185,14 @@ func (in inspector) container(ctx context.Context, c *runtime.Container) (contai
 	const stamp = "2006-01-02T15:04:05.999999999Z07:00"
 	d := containerDetails{ID: c.ID, Name: c.Name, Created: c.Created.Format(stamp), Path: c.Command[0], Args: c.Command[1:],
 		Image: c.Image.ID, RootFS: c.RootFS}
-	d.State.Status, d.State.Running, d.State.Pid = string(c.State.Status), c.State.Status == runtime.StatusRunning, c.State.Pid
+	d.State.Status, d.State.Running, d.State.Pid = string(c.State.Status), c.State.Running(), c.State.Pid
 	d.State.ExitCode, d.State.Error = c.State.ExitCode, c.State.Error
 	d.State.StartedAt, d.State.FinishedAt = c.State.StartedAt.Format(stamp), c.State.FinishedAt.Format(stamp)
 	d.Config.Hostname, d.Config.User, d.Config.Tty, d.Config.OpenStdin = c.Hostname, c.User, c.TTY, c.Interactive
 	d.Config.Env, d.Config.Image = environment(c), c.Image.Name
 	d.Config.Entrypoint, d.Config.Cmd, d.Config.WorkingDir = c.Command[:c.Entrypoint], c.Command[c.Entrypoint:], c.WorkDir
-	d.Config.Labels, d.Config.StopSignal = c.Image.Settings.Labels, c.Image.Settings.StopSignal
+	signal, timeout := c.EndsBy()
+	d.Config.Labels, d.Config.StopSignal, d.Config.StopTimeout = c.Labels, runtime.SignalName(signal), timeout
 	d.HostConfig.NetworkMode, d.HostConfig.AutoRemove = c.Network, c.AutoRemove
 	upper, lowers, err := in.containers.Dirs(ctx, c)
 	if err != nil {

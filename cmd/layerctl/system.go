@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/layerctl/layerctl/runtime"
 	"github.com/layerctl/layerctl/runtime/cgroup"
 )
 
@@ -112,7 +111,7 @@ func (a *app) hostInfo(cmd *cobra.Command) (hostInfo, error) {
 		Driver: "overlay", CgroupVersion: cgroup.Version(), Architecture: goruntime.GOARCH, NCPU: goruntime.NumCPU(),
 	}
 	for _, c := range all {
-		if c.State.Status == runtime.StatusRunning {
+		if c.State.Running() {
 			info.ContainersRunning++
 		} else {
 			info.ContainersStopped++

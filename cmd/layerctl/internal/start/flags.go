@@ -11,7 +11,7 @@ import (
 type Flag struct {
 	Name, Short, Usage string
 	Default            string // as help shows it; "" for none
-	Type               string // "bool", "string" or "list" (given any number of times)
+	Type               string // "bool", "string", "int" or "list" (given any number of times)
 	set                func(string) error
 	given              *bool
 }
@@ -39,6 +39,18 @@ func boolFlag(p *bool, name, short, usage string) Flag {
 			return fmt.Errorf("want true or false, not %q", v)
 		}
 		*p = b
+		return nil
+	}}
+}
+
+// intFlag is for a number that may be left out.
+func intFlag(p **int, name, short, usage string) Flag {
+	return Flag{Name: name, Short: short, Usage: usage, Type: "int", set: func(v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			return fmt.Errorf("want a number, not %q", v)
+		}
+		*p = &n
 		return nil
 	}}
 }

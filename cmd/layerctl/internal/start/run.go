@@ -28,6 +28,15 @@ type Run struct {
 	RootFS      string
 	Pull        string
 	Publish     []string
+	EnvFiles    []string
+	Labels      []string
+	LabelFiles  []string
+	CIDFile     string
+	StopSignal  string
+	StopTimeout *int
+	Restart     string
+	LogDriver   string
+	LogOpts     []string
 
 	entrypointGiven bool
 }
@@ -51,6 +60,15 @@ func (r *Run) Flags() []Flag {
 		stringFlag(&r.Network, "network", "", "none or host"),
 		stringFlag(&r.Pull, "pull", "", "fetch the image first: always, missing or never"),
 		listFlag(&r.Publish, "publish", "p", "publish a port (refused until containers have networks)"),
+		listFlag(&r.EnvFiles, "env-file", "", "a file of NAME=VALUE lines, or NAME to pass on; --env comes after it"),
+		listFlag(&r.Labels, "label", "l", "KEY=VALUE or KEY: a mark on the container, for filters"),
+		listFlag(&r.LabelFiles, "label-file", "", "a file of labels, a line each"),
+		stringFlag(&r.CIDFile, "cidfile", "", "write the container's ID to this new file"),
+		stringFlag(&r.StopSignal, "stop-signal", "", "the signal that asks the container to end (default: the image's, or SIGTERM)"),
+		intFlag(&r.StopTimeout, "stop-timeout", "", "seconds from that signal to SIGKILL; -1 is for ever (default: 10)"),
+		stringFlag(&r.Restart, "restart", "", "start it again when it has ended: no, on-failure[:N], always or unless-stopped"),
+		stringFlag(&r.LogDriver, "log-driver", "", "k8s-file (the default) or none"),
+		listFlag(&r.LogOpts, "log-opt", "", "max-size=SIZE or max-file=N, of the container's log"),
 		boolFlag(&r.Explain, "explain", "", "print what the kernel would be asked for, and run nothing"),
 	}
 }
@@ -81,6 +99,8 @@ func (r *Run) Options(image *record.Record, args []string) runtime.CreateOptions
 	o := runtime.CreateOptions{
 		Name: r.Name, RootFS: r.RootFS, Args: args, Env: r.Env, WorkDir: r.WorkDir, User: r.User,
 		Hostname: r.Hostname, Network: r.Network, TTY: r.TTY, Interactive: r.Interactive, AutoRemove: r.Remove,
+		EnvFiles: r.EnvFiles, Labels: r.Labels, LabelFiles: r.LabelFiles, CIDFile: r.CIDFile, StopSignal: r.StopSignal,
+		StopTimeout: r.StopTimeout, Restart: r.Restart, LogDriver: r.LogDriver, LogOpts: r.LogOpts,
 	}
 	if r.entrypointGiven {
 		entrypoint := []string{}
