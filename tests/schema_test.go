@@ -93,6 +93,9 @@ func TestSchema(t *testing.T) {
 	check("inspect container", "inspect", "cc", "rr")
 	check("inspect layer", "inspect", "--type", "layer", app+"#1", app+"#2", "busybox#1")
 	check("inspect snapshot", "inspect", "--type", "snapshot", chain)
+	e.begun("run", "--rm", "--name", "now", "busybox", "sh", "-c", "echo up; exec sleep 1000")
+	check("ns", "ns", "--format", "json")
+	e.ok("rm", "-f", "now")
 	t.Logf("%d records", seen)
 	e.ok("rm", "cc", "rr")
 }

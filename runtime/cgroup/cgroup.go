@@ -185,6 +185,14 @@ func (g *Group) Kill() error {
 	return err
 }
 
+// Processes are the processes in the groups, as the host numbers them, in no order.
+func (g *Group) Processes() ([]int, error) {
+	if len(g.Dirs) == 0 {
+		return nil, nil
+	}
+	return processes(g.Dirs[len(g.Dirs)-1])
+}
+
 func processes(dir string) ([]int, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if errors.Is(err, fs.ErrNotExist) {
