@@ -185,8 +185,11 @@ func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool) (ended, error)
 	failpoint.Hit("start/prepared")
 	os.Remove(s.path(r.ID, "exit.json"))
 	failpoint.Hit("start/begun")
-	if r.session != nil {
-		r.session.Take(p.Console)
+	if r.hub != nil {
+		defer r.hub.Drain()
+		if err := r.hub.Begin(monitor.Streams{Console: p.Console}); err != nil {
+			return ended{}, fmt.Errorf("take the container's terminal: %w", err)
+		}
 	}
 	if n := interrupted(r.signals); n != 0 {
 		return ended{}, &ExitError{128 + int(n), fmt.Errorf("ended before the start: %v", n)}
@@ -205,10 +208,9 @@ func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool) (ended, error)
 	}
 	failpoint.Hit("start/state")
 	go forward(r.signals, proc)
-	if r.session != nil {
-		// The container's end of the terminal is the container's alone: when its last process is gone, reading ends.
-		p.Compiled.Close()
-		r.session.Carry()
+	if r.hub != nil {
+		p.Compiled.Close() // the container's end of the terminal is the container's alone
+		r.hub.Started(proc.Pid)
 	}
 	status, werr := proc.Wait()
 	failpoint.Hit("end/waited")
@@ -277,7 +279,8 @@ func (s *Store) runMonitored(r *recorded, streams IO) (int, error) {
 		return 0, errors.Join(err, s.remove(context.Background(), r.Config))
 	}
 	defer conn.Close()
-	code, err := monitor.Attach(conn, streams.Stdin, streams.Stdout, r.Interactive, r.signals)
+	code, err := monitor.Attach(conn, monitor.AttachOptions{Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
+		Input: r.Interactive, TTY: r.TTY, Signals: r.signals, Proxy: true, Hangup: true})
 	var failed *monitor.StartError
 	if errors.As(err, &failed) {
 		return 0, &ExitError{failed.Code, &kindError{failed.Reason, errorOfKind(failed.Kind)}}
@@ -291,23 +294,28 @@ func (s *Store) startMonitor(r *recorded, streams IO) (*monitor.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "monitor"), os.NewFile(uintptr(pair[1]), "caller")
+	theirs := os.NewFile(uintptr(pair[1]), "caller")
 	defer theirs.Close()
+	conn, err := monitor.NewConn(pair[0])
+	if err != nil {
+		return nil, fmt.Errorf("start monitor: %w", err)
+	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		ours.Close()
+		conn.Close()
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
 	defer null.Close()
-	conn := monitor.NewConn(ours)
-	if err := conn.SendSize(streams.Stdout, streams.Stdin); err != nil {
+	hello := monitor.Hello{Input: r.Interactive, Output: true}
+	hello.Window(streams.Stdout, streams.Stdin)
+	if err := conn.Greet(hello); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
 	p, err := os.StartProcess("/proc/self/exe", []string{monitor.Name, s.root, s.rroot, r.ID}, &os.ProcAttr{
 		Dir: "/", Env: os.Environ(), Files: []*os.File{null, null, null, r.lock, theirs}, Sys: &unix.SysProcAttr{Setsid: true}})
 	if err != nil {
-		ours.Close()
+		conn.Close()
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
 	p.Release()
@@ -321,24 +329,33 @@ func MonitorMain(args []string) int {
 	if len(args) != 3 {
 		return 125
 	}
-	lock, stream := os.NewFile(3, "lock"), os.NewFile(4, "caller")
-	if lock == nil || stream == nil {
+	lock := os.NewFile(3, "lock")
+	conn, err := monitor.NewConn(4)
+	if lock == nil || err != nil {
 		return 125
 	}
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4)
-	conn := monitor.NewConn(stream)
-	code, err := monitorContainer(args[0], args[1], args[2], lock, conn)
+	var hub *monitor.Hub
+	code, err := monitorContainer(args[0], args[1], args[2], lock, func(c Config) *monitor.Hub {
+		hub = monitor.NewHub(monitor.HubOptions{TTY: c.TTY, Stdin: c.Interactive, StdinOnce: true})
+		hub.Join(conn)
+		return hub
+	})
 	lock.Close() // who is told of the end may do with the container what he likes
+	if hub == nil {
+		hub = monitor.NewHub(monitor.HubOptions{})
+		hub.Join(conn)
+	}
 	if err != nil {
-		conn.SendFailed(exitCode(err), kindOf(err), err.Error())
+		hub.Fail(exitCode(err), kindOf(err), err.Error())
 		return exitCode(err)
 	}
-	conn.SendExit(code)
+	hub.End(code)
 	return 0
 }
 
-func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Conn) (int, error) {
+func monitorContainer(root, runRoot, id string, lock *os.File, connect func(Config) *monitor.Hub) (int, error) {
 	// What ends the caller, or its terminal, is not meant for the container.
 	// They are caught and dropped, not ignored: the container would inherit that.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
@@ -351,15 +368,14 @@ func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Con
 	if err != nil {
 		return 0, err
 	}
-	session := monitor.NewSession(conn)
-	r := &recorded{lock: lock, signals: session.Signals(), session: session}
-	if r.Config, err = s.readConfig(id); err != nil {
+	c, err := s.readConfig(id)
+	if err != nil {
 		return 0, err
 	}
+	hub := connect(c)
+	r := &recorded{Config: c, lock: lock, signals: hub.Signals(), hub: hub}
 	failpoint.Hit("monitor/opened")
-	code, err := s.supervise(context.Background(), r, [3]int{-1, -1, -1}, false)
-	session.Wait()
-	return code, err
+	return s.supervise(context.Background(), r, [3]int{-1, -1, -1}, false)
 }
 
 // errorKinds are the kinds of errors that are told from each other when they come from a monitor; 0 is any other.

@@ -227,7 +227,7 @@ type recorded struct {
 	Config
 	lock    *os.File
 	signals <-chan os.Signal // for the container; what comes before its start ends the run
-	session *monitor.Session // with a terminal: the user of it, in the monitor
+	hub     *monitor.Hub     // in the monitor
 }
 
 func (s *Store) path(id string, name ...string) string {
