@@ -23,7 +23,7 @@ const (
 func stamp(t time.Time) string { return t.UTC().Format(timeLayout) }
 
 // appendRecord appends a record: a line, or a part of one.
-func appendRecord(b []byte, at string, stream byte, full bool, content []byte) []byte {
+func appendRecord[T string | []byte](b []byte, at T, stream byte, full bool, content []byte) []byte {
 	b = append(b, at...)
 	if stream == Stderr {
 		b = append(b, " stderr "...)
@@ -50,7 +50,7 @@ func cut(b []byte) (content, rest []byte, full bool) {
 
 // entry is a record, read.
 type entry struct {
-	at      string // its time; "" for a line that is no record
+	at      []byte // its time; nil for a line that is no record
 	stream  byte
 	full    bool
 	content []byte
@@ -88,6 +88,6 @@ func parse(line []byte) entry {
 	default:
 		return garbled
 	}
-	e.at = string(at)
+	e.at = at
 	return e
 }

@@ -8,18 +8,18 @@ import (
 func TestParse(t *testing.T) {
 	const at = "2026-11-25T12:00:00.123456789Z"
 	for line, want := range map[string]entry{
-		at + " stdout F text":                          {at, Stdout, true, []byte("text")},
-		at + " stderr P F x\x00":                       {at, Stderr, false, []byte("F x\x00")},
-		at + " stdout F ":                              {at, Stdout, true, []byte{}},
-		at + " stdout F":                               {"", Stdout, true, []byte(at + " stdout F")},
-		at + " stdlog F text":                          {"", Stdout, true, []byte(at + " stdlog F text")},
-		at + " stdout Q text":                          {"", Stdout, true, []byte(at + " stdout Q text")},
-		at[:29] + "+ stdout F text":                    {"", Stdout, true, []byte(at[:29] + "+ stdout F text")},
-		"2026-11-25T12:00:00.12345678xZ stdout F text": {"", Stdout, true, []byte("2026-11-25T12:00:00.12345678xZ stdout F text")},
-		"": {"", Stdout, true, []byte{}},
+		at + " stdout F text":                          {[]byte(at), Stdout, true, []byte("text")},
+		at + " stderr P F x\x00":                       {[]byte(at), Stderr, false, []byte("F x\x00")},
+		at + " stdout F ":                              {[]byte(at), Stdout, true, []byte{}},
+		at + " stdout F":                               {nil, Stdout, true, []byte(at + " stdout F")},
+		at + " stdlog F text":                          {nil, Stdout, true, []byte(at + " stdlog F text")},
+		at + " stdout Q text":                          {nil, Stdout, true, []byte(at + " stdout Q text")},
+		at[:29] + "+ stdout F text":                    {nil, Stdout, true, []byte(at[:29] + "+ stdout F text")},
+		"2026-11-25T12:00:00.12345678xZ stdout F text": {nil, Stdout, true, []byte("2026-11-25T12:00:00.12345678xZ stdout F text")},
+		"": {nil, Stdout, true, []byte{}},
 	} {
 		got := parse([]byte(line))
-		if got.at != want.at || got.stream != want.stream || got.full != want.full || !bytes.Equal(got.content, want.content) {
+		if !bytes.Equal(got.at, want.at) || got.stream != want.stream || got.full != want.full || !bytes.Equal(got.content, want.content) {
 			t.Errorf("%q is %+v, want %+v", line, got, want)
 		}
 	}
@@ -33,7 +33,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("\x00\x00garbage"))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		e := parse(line)
-		if e.at == "" {
+		if e.at == nil {
 			if !bytes.Equal(e.content, line) || e.stream != Stdout || !e.full {
 				t.Errorf("%q is shown as %+v", line, e)
 			}

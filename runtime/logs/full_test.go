@@ -74,7 +74,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	// The last block had some room: the records that fit are whole.
 	for line := range strings.Lines(content(t, at, "log")) {
-		if parse([]byte(strings.TrimSuffix(line, "\n"))).at == "" {
+		if parse([]byte(strings.TrimSuffix(line, "\n"))).at == nil {
 			t.Errorf("half a record: %q", line)
 		}
 	}

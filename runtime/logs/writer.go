@@ -168,7 +168,9 @@ func (w *Writer) flush(part [2]bool) bool {
 	}
 	f := w.files[len(w.files)-1]
 	if _, err := f.Write(b); err != nil {
-		f.Truncate(w.size)
+		if info, serr := f.Stat(); serr == nil && info.Size() > w.size { // what came before the error
+			f.Truncate(w.size)
+		}
 		w.why, w.retryAt = reason(err), time.Now().Add(retryAfter)
 		return false
 	}

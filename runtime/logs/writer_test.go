@@ -110,7 +110,7 @@ func TestBinary(t *testing.T) {
 				t.Errorf("%s has %d bytes", f, len(b))
 			}
 			for line := range strings.Lines(b) {
-				if e := parse([]byte(strings.TrimSuffix(line, "\n"))); e.at == "" || len(line) > maxRecord {
+				if e := parse([]byte(strings.TrimSuffix(line, "\n"))); e.at == nil || len(line) > maxRecord {
 					t.Fatalf("%s has a line of %d bytes: %.60q", f, len(line), line)
 				}
 			}
