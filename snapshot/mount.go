@@ -56,6 +56,9 @@ func (s *Store) Mounts(_ context.Context, key string) ([]Mount, error) {
 
 // escape keeps mount(2)'s option parser from taking a path's characters for its own.
 func escape(path string) string {
+	if !strings.ContainsAny(path, `\:,`) {
+		return path
+	}
 	return strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`).Replace(path)
 }
 

@@ -56,7 +56,7 @@ type compiler struct {
 
 // Compile prepares what can be prepared in this process and returns the plan for the rest.
 func Compile(in Inputs) (_ *Compiled, err error) {
-	c := &compiler{in: in, spec: in.Spec, Compiled: &Compiled{Plan: &Plan{CgroupFD: in.CgroupFD}, rootSteps: in.RootSteps, cgroups: in.Cgroups}}
+	c := &compiler{in: in, spec: in.Spec, Compiled: &Compiled{Plan: &Plan{CgroupFD: in.CgroupFD, Steps: make([]Step, 0, 160)}, rootSteps: in.RootSteps, cgroups: in.Cgroups}}
 	defer func() {
 		if err != nil {
 			c.Close()
@@ -326,9 +326,9 @@ func rlimitNumber(name string) (int, bool) {
 // capabilityMask turns names into bits. Names that the kernel does not have are passed over, as Docker does.
 func capabilityMask(names []string) uint64 {
 	var mask uint64
-	for _, name := range names {
-		for _, c := range capability.ListKnown() {
-			if "CAP_"+strings.ToUpper(c.String()) == name {
+	for _, c := range capability.ListKnown() {
+		for _, name := range names {
+			if short, ok := strings.CutPrefix(name, "CAP_"); ok && strings.EqualFold(short, c.String()) {
 				mask |= 1 << uint(c)
 			}
 		}
@@ -346,7 +346,7 @@ func (c *compiler) bounding() {
 	shell := "# setpriv --bounding-set: " + strings.ToLower(strings.ReplaceAll(strings.Join(caps.Bounding, ","), "CAP_", "+"))
 	for n := range lastCapability() + 1 {
 		if keep&(1<<uint(n)) == 0 {
-			c.call(fmt.Sprintf("drop capability %d from the bounding set", n), shell, unix.SYS_PRCTL, Int(unix.PR_CAPBSET_DROP), Int(n), Int(0), Int(0), Int(0))
+			c.call("drop capability "+strconv.Itoa(n)+" from the bounding set", shell, unix.SYS_PRCTL, Int(unix.PR_CAPBSET_DROP), Int(n), Int(0), Int(0), Int(0))
 			shell = nowhere
 		}
 	}

@@ -95,53 +95,53 @@ func (p *Plan) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("a plan of %d steps", len(p.Steps))
 	}
 	dataAt := 8 * (HeadWords + StepWords*len(p.Steps))
-	var data []byte
-	place := func(b []byte) uint64 {
-		at := dataAt + len(data)
-		data = append(data, b...)
-		for len(data)%8 != 0 {
-			data = append(data, 0)
-		}
+	b := make([]byte, dataAt, dataAt+16<<10) // what is passed by address comes behind the records, and is seldom more
+	place := func(data ...byte) uint64 {
+		at := len(b)
+		b = append(b, data...)
+		b = append(b, make([]byte, -len(b)&7)...)
 		return uint64(at)
 	}
-	words := []uint64{encMagic, p.Flags, uint64(int64(p.CgroupFD)), uint64(len(p.Steps)), uint64(dataAt), 0}
+	word := 0
+	put := func(n uint64) {
+		binary.LittleEndian.PutUint64(b[8*word:], n)
+		word++
+	}
+	for _, n := range [HeadWords]uint64{encMagic, p.Flags, uint64(int64(p.CgroupFD)), uint64(len(p.Steps)), uint64(dataAt)} {
+		put(n)
+	}
 	for i, s := range p.Steps {
 		if len(s.Args) > 6 || len(s.OK) > 3 || s.Needs > i {
 			return nil, fmt.Errorf("step %d (%s) does not fit", i+1, s.Name)
 		}
-		words = append(words, uint64(s.Op), uint64(s.Call), uint64(s.Needs))
-		var kinds, values [6]uint64
+		record := [StepWords]uint64{uint64(s.Op), uint64(s.Call), uint64(s.Needs)}
+		kinds, values, ok := record[3:9], record[9:15], record[15:]
 		for j, a := range s.Args {
 			kinds[j] = uint64(a.kind)
 			switch a.kind {
 			case argData:
-				values[j] = place(a.data)
+				values[j] = place(a.data...)
 			case argList:
 				offsets := make([]byte, 0, 8*(len(a.list)+1))
 				for _, str := range a.list {
-					offsets = binary.LittleEndian.AppendUint64(offsets, place(append([]byte(str), 0)))
+					offsets = binary.LittleEndian.AppendUint64(offsets, place(append([]byte(str), 0)...))
 				}
-				values[j] = place(binary.LittleEndian.AppendUint64(offsets, 0))
+				values[j] = place(binary.LittleEndian.AppendUint64(offsets, 0)...)
 			default:
 				values[j] = uint64(a.n)
 			}
 		}
-		words = append(words, kinds[:]...)
-		words = append(words, values[:]...)
-		var ok [3]uint64
 		for j, e := range s.OK {
 			ok[j] = uint64(e)
 		}
-		words = append(words, ok[:]...)
+		for _, n := range record {
+			put(n)
+		}
 	}
-	words[5] = uint64(dataAt + len(data))
-	b := make([]byte, 0, dataAt+len(data))
-	for _, w := range words {
-		b = binary.LittleEndian.AppendUint64(b, w)
-	}
-	if b = append(b, data...); len(b) > maxEncoded {
+	if len(b) > maxEncoded {
 		return nil, errors.New("the command line and environment are longer than 16 MiB")
 	}
+	binary.LittleEndian.PutUint64(b[8*(HeadWords-1):], uint64(len(b)))
 	return b, nil
 }
 
