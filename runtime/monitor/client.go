@@ -12,7 +12,7 @@ const (
 	// ahead is how many bytes may wait for a client that is fed from the log when there are more, and aheadAlone where there is no log.
 	ahead      = 256 << 10
 	aheadAlone = 1 << 20
-	// patience is for how long the container waits for a client that takes nothing, where there is no log.
+	// patience is for how long the container waits for a client that takes nothing, where no log keeps what the client has not seen.
 	patience = 10 * time.Second
 )
 
@@ -84,6 +84,29 @@ func (c *client) drop() {
 
 // waiting says how many bytes the client has still to take.
 func (c *client) waiting() int { return len(c.out) + c.writing }
+
+// listens says whether the client is to be given what is printed.
+func (c *client) listens() bool { return c.Output && !c.gone && c.last == nil }
+
+// full says whether so much waits that b should not wait, too.
+func (c *client) full(b []byte) bool {
+	limit := ahead
+	if c.h.log == nil {
+		limit = aheadAlone
+	}
+	return c.waiting() > 0 && c.waiting()+len(b) > limit
+}
+
+// blocks says whether the client could not be given b if it was printed now.
+func (c *client) blocks(b []byte) bool {
+	switch {
+	case c.behind:
+		return c.pos < c.h.log.Floor(b)
+	case !c.full(b):
+		return false
+	}
+	return c.h.log == nil || c.h.log.Mark() < c.h.log.Floor(b)
+}
 
 // send sends a frame, or puts it where it waits for the client.
 func (c *client) send(kind byte, data []byte) {

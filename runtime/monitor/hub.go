@@ -29,13 +29,15 @@ type Streams struct {
 // container what they send. It outlives the container's restarts.
 //
 // What the container prints is read at once. A client that does not keep up is fed from the log, at its own pace, until it has caught up.
-// Without a log so much waits for it, and then the container does: as long as it takes where the client came with the monitor and no
-// other can come, otherwise for some seconds, and then the client is let go.
+// Where there is no log, or it would be rotated away, or the disk is full, some of it waits for the client, and then the container does:
+// as long as it takes where the client came with the monitor and no other can come, otherwise until it has taken nothing for some
+// seconds, and then it is let go.
 type Hub struct {
-	o       HubOptions
-	log     Log
-	signals chan os.Signal
-	readers sync.WaitGroup
+	o        HubOptions
+	log      Log
+	patience time.Duration
+	signals  chan os.Signal
+	readers  sync.WaitGroup
 
 	mu       sync.Mutex
 	moved    *sync.Cond // a client took something, or is gone
@@ -60,7 +62,7 @@ type stream struct {
 
 // NewHub makes a hub for a container that has not started.
 func NewHub(o HubOptions) *Hub {
-	h := &Hub{o: o, log: o.Log, signals: make(chan os.Signal, 64), clients: map[*client]bool{}, streams: map[byte]*stream{}, hung: map[byte]bool{}}
+	h := &Hub{o: o, log: o.Log, patience: patience, signals: make(chan os.Signal, 64), clients: map[*client]bool{}, streams: map[byte]*stream{}, hung: map[byte]bool{}}
 	h.moved = sync.NewCond(&h.mu)
 	return h
 }
@@ -180,6 +182,7 @@ func own(f *os.File) (*os.File, syscall.RawConn, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, maxPipe) // fewer turns between the two ends; a smaller one will do
 	return pollable(fd, f.Name())
 }
 
@@ -295,19 +298,14 @@ func (h *Hub) print(kind byte, b []byte) {
 	now := time.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	limit := ahead
-	if h.log == nil {
-		limit = aheadAlone
-	}
+	h.await(b)
 	marked, mark := false, int64(0)
-	var live, slow []*client
+	var live []*client
 	for c := range h.clients {
 		switch {
-		case !c.Output || c.behind || c.last != nil:
-		case c.waiting()+len(b) <= limit:
+		case !c.listens() || c.behind:
+		case !c.full(b):
 			live = append(live, c)
-		case h.log == nil:
-			slow = append(slow, c)
 		default:
 			if !marked {
 				marked, mark = true, h.log.Mark()
@@ -321,31 +319,42 @@ func (h *Hub) print(kind byte, b []byte) {
 	for _, c := range live {
 		c.send(kindOf(kind), b)
 	}
-	for _, c := range slow {
-		h.await(c, len(b))
-		c.send(kindOf(kind), b)
-	}
 }
 
-// await waits until a client has room for n bytes, and lets it go where that takes too long.
-func (h *Hub) await(c *client, n int) {
-	for !c.gone && c.waiting()+n > aheadAlone {
-		if h.listener == nil {
-			h.moved.Wait()
-			continue
+// await waits until every client can be given b, by what waits for it or by the log, and lets go of those for which that takes too long.
+func (h *Hub) await(b []byte) {
+	for {
+		var left time.Duration
+		blocked := false
+		for c := range h.clients {
+			if !c.listens() || !c.blocks(b) {
+				continue
+			}
+			rest := h.patience - time.Since(c.progress)
+			switch {
+			case h.listener == nil:
+				blocked = true
+			case rest <= 0:
+				c.behind = false
+				c.finish(frameLetGo, nil)
+			case !blocked || rest < left:
+				blocked, left = true, rest
+			}
 		}
-		left := patience - time.Since(c.progress)
-		if left <= 0 {
-			c.finish(frameLetGo, nil)
+		if !blocked {
 			return
 		}
-		wake := time.AfterFunc(left, func() {
-			h.mu.Lock()
-			h.moved.Broadcast()
-			h.mu.Unlock()
-		})
+		if left > 0 {
+			wake := time.AfterFunc(left, func() {
+				h.mu.Lock()
+				h.moved.Broadcast()
+				h.mu.Unlock()
+			})
+			h.moved.Wait()
+			wake.Stop()
+			continue
+		}
 		h.moved.Wait()
-		wake.Stop()
 	}
 }
 

@@ -1,10 +1,8 @@
 package monitor
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -12,9 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 )
 
 // kept is a log in memory, whose positions are pieces.
@@ -24,7 +20,8 @@ type kept struct {
 		stream byte
 		data   string
 	}
-	lost int // pieces that are gone
+	lost  int // pieces that are gone
+	keeps int // pieces that are not; 0 for all
 }
 
 func (k *kept) Append(stream byte, b []byte, _ time.Time) {
@@ -34,6 +31,9 @@ func (k *kept) Append(stream byte, b []byte, _ time.Time) {
 		stream byte
 		data   string
 	}{stream, string(b)})
+	if k.keeps > 0 {
+		k.lost = max(0, len(k.pieces)-k.keeps)
+	}
 }
 
 func (k *kept) Mark() int64 {
@@ -54,6 +54,15 @@ func (k *kept) Next(from int64, max int, f func(stream byte, b []byte)) (next in
 		n += len(p.data)
 	}
 	return from, nil
+}
+
+func (k *kept) Floor(b []byte) int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.keeps > 0 {
+		return int64(max(0, len(k.pieces)+1-k.keeps))
+	}
+	return 0
 }
 
 // user is a client of a hub.
@@ -206,108 +215,6 @@ func attach(t testing.TB, c *Conn, o AttachOptions) (a attached) {
 	t.Cleanup(func() { a.in.Close() })
 	a.wait = func() (int, error) { e := <-ended; return e.code, e.err }
 	return a
-}
-
-// A client that takes nothing holds nobody up where there is a log, and gets all of it in the end.
-func TestLaggard(t *testing.T) {
-	h := NewHub(HubOptions{Log: &kept{}})
-	slow, quick := join(t, h, Hello{Output: true}), join(t, h, Hello{Output: true})
-	s, _, out, errs := pipes(t)
-	begin(t, h, s)
-	want := strings.Repeat("0123456789abcdef", 1<<18) // 4 MiB
-	ended := make(chan bool)
-	go func() {
-		io.WriteString(out, want)
-		out.Close()
-		errs.Close()
-		h.Drain()
-		close(ended)
-		h.End(0)
-	}()
-	if o, _, last := quick.all(); o != want || last != frameExit {
-		t.Errorf("the quick one: %d bytes, %c", len(o), last)
-	}
-	<-ended
-	later := join(t, h, Hello{Output: true, FromStart: true})
-	if o, _, last := slow.all(); o != want || last != frameExit {
-		t.Errorf("the slow one: %d bytes, %c", len(o), last)
-	}
-	if o, _, last := later.all(); o != want || last != frameExit {
-		t.Errorf("who came later: %d bytes, %c", len(o), last)
-	}
-}
-
-// A client that lags and comes back to what is printed now misses nothing and gets nothing twice.
-func TestCatchUp(t *testing.T) {
-	h := NewHub(HubOptions{Log: &kept{}})
-	u := join(t, h, Hello{Output: true})
-	s, _, out, errs := pipes(t)
-	begin(t, h, s)
-	var want bytes.Buffer
-	got := make(chan string)
-	go func() {
-		o, _, _ := u.all()
-		got <- o
-	}()
-	for i := range 400 {
-		line := []byte(fmt.Sprintf("%06d %s\n", i, strings.Repeat("x", i%7*3000)))
-		want.Write(line)
-		out.Write(line)
-		if i%50 == 0 {
-			time.Sleep(5 * time.Millisecond)
-		}
-	}
-	out.Close()
-	errs.Close()
-	h.Drain()
-	h.End(0)
-	if o := <-got; o != want.String() {
-		t.Errorf("%d bytes of %d", len(o), want.Len())
-	}
-}
-
-// What a rotation took from a client is told to it.
-func TestLostToRotation(t *testing.T) {
-	log := &kept{}
-	h := NewHub(HubOptions{Log: log})
-	s, _, out, errs := pipes(t)
-	begin(t, h, s)
-	io.WriteString(out, "early")
-	out.Close()
-	errs.Close()
-	h.Drain()
-	log.mu.Lock()
-	log.lost = 1
-	log.mu.Unlock()
-	u := join(t, h, Hello{Output: true, FromStart: true})
-	h.End(0)
-	kind, data, err := u.receive()
-	if err != nil || kind != frameNote || !strings.Contains(string(data), "rotated away") {
-		t.Errorf("%c %q, %v", kind, data, err)
-	}
-	if o, _, last := u.all(); o != "" || last != frameExit {
-		t.Errorf("%q, %c", o, last)
-	}
-}
-
-// Without a log the container waits for a lone client, however slow.
-func TestLoneClientWithoutLog(t *testing.T) {
-	h := NewHub(HubOptions{})
-	u := join(t, h, Hello{Output: true})
-	s, _, out, errs := pipes(t)
-	begin(t, h, s)
-	want := strings.Repeat("0123456789abcdef", 1<<18)
-	go func() {
-		io.WriteString(out, want)
-		out.Close()
-		errs.Close()
-		h.Drain()
-		h.End(3)
-	}()
-	time.Sleep(100 * time.Millisecond)
-	if o, _, last := u.all(); o != want || last != frameExit {
-		t.Errorf("%d bytes, %c", len(o), last)
-	}
 }
 
 // A client that is gone holds up nothing.
@@ -474,102 +381,4 @@ func TestSocket(t *testing.T) {
 			t.Errorf("a stale socket: %v", err)
 		}
 	}
-}
-
-// terminal is a pty: the hub's console and the container's side.
-func terminal(t testing.TB) (console, inner *os.File) {
-	t.Helper()
-	console, inner, err := pty.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { console.Close(); inner.Close() })
-	if _, err := term.MakeRaw(int(inner.Fd())); err != nil {
-		t.Fatal(err)
-	}
-	return console, inner
-}
-
-func TestConsole(t *testing.T) {
-	h := NewHub(HubOptions{TTY: true, Stdin: true})
-	a := join(t, h, Hello{Input: true, Output: true, Rows: 30, Cols: 100})
-	console, inner := terminal(t)
-	begin(t, h, Streams{Console: console})
-	size := func() string {
-		rows, cols, _ := pty.Getsize(inner)
-		return fmt.Sprint(rows, " ", cols)
-	}
-	if s := size(); s != "30 100" {
-		t.Errorf("the first size: %s", s)
-	}
-	b := join(t, h, Hello{Input: true, Output: true, Rows: 20, Cols: 80})
-	if s := size(); s != "19 80" {
-		t.Errorf("a second one: %s, and no redraw", s)
-	}
-	for range 200 {
-		if size() == "20 80" {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	if s := size(); s != "20 80" {
-		t.Errorf("a second one: %s", s)
-	}
-	for i, u := range []user{a, b} {
-		u.send(frameInput, []byte{byte('a' + i)})
-		got := make([]byte, 1)
-		if _, err := io.ReadFull(inner, got); err != nil || got[0] != byte('a'+i) {
-			t.Errorf("%q, %v", got, err)
-		}
-	}
-	// All inner ends are closed for a while.
-	name := inner.Name()
-	io.WriteString(inner, "before ")
-	inner.Close()
-	time.Sleep(50 * time.Millisecond)
-	again, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	io.WriteString(again, "after")
-	again.Close()
-	h.Drain()
-	h.End(0)
-	for _, u := range []user{a, b} {
-		if o, _, last := u.all(); o != "before after" || last != frameExit {
-			t.Errorf("%q, %c", o, last)
-		}
-	}
-}
-
-// Where nobody can show what is printed, the container is told.
-func TestHangup(t *testing.T) {
-	h := NewHub(HubOptions{})
-	a, b := join(t, h, Hello{Output: true}), join(t, h, Hello{Output: true})
-	s, _, out, errs := pipes(t)
-	begin(t, h, s)
-	a.send(frameHangup, []byte{Stdout})
-	a.send(frameSignal, []byte{1})
-	<-h.Signals() // both were seen
-	if _, err := out.WriteString("x"); err != nil {
-		t.Errorf("somebody else has it, and the container is told %v", err)
-	}
-	b.Close()
-	broken := false
-	for range 400 {
-		a.send(frameHangup, []byte{Stdout})
-		if _, err := out.WriteString("x"); errors.Is(err, unix.EPIPE) {
-			broken = true
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	if !broken {
-		t.Error("the container is not told")
-	}
-	if _, err := errs.WriteString("x"); err != nil {
-		t.Errorf("stderr: %v", err)
-	}
-	h.Drain()
-	h.End(0)
 }

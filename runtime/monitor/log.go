@@ -22,4 +22,7 @@ type Log interface {
 	// bytes or somewhat more were handed out, and returns the position behind that. f must not keep the bytes. Where some of it is not
 	// there any more (the file was rotated away, or could not be written), the error says so, and next is where there is more, or Mark.
 	Next(from int64, max int, f func(stream byte, b []byte)) (next int64, err error)
+	// Floor is the lowest position from which on Next gives everything, and will when b was appended. It is behind Mark where not even
+	// that can be kept: on a full disk.
+	Floor(b []byte) int64
 }
