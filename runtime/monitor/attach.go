@@ -96,7 +96,8 @@ type attachment struct {
 // Attach connects the user's streams with a container until it ends, and returns its exit status; the monitor was greeted before. With
 // input, stdin is read, in raw mode where it is a terminal and the container has one; the window's size is kept the same on both sides.
 // The terminal is left as it was found. ErrDetached is returned with status 0 where the user pressed the detach keys, and with 128 and
-// the signal where one ended the attachment.
+// the signal where one ended the attachment; the end of a terminal in raw mode is SIGHUP, as in Docker: the container goes on, and one
+// may attach to it again.
 func Attach(c *Conn, o AttachOptions) (code int, err error) {
 	a := &attachment{AttachOptions: o, c: c, under: make(chan bool, inFlight)}
 	if o.Input && o.TTY && term.IsTerminal(int(o.Stdin.Fd())) {
@@ -148,7 +149,7 @@ func (a *attachment) signals(done <-chan bool) {
 			}
 		case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGTSTP:
 		case unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM:
-			if !a.Proxy {
+			if !a.Proxy || n == unix.SIGHUP && a.raw {
 				a.leave(128 + int(n))
 				continue
 			}
@@ -201,6 +202,10 @@ func (a *attachment) input() {
 			return
 		}
 		if err != nil {
+			if a.raw { // there is no other end of input in raw mode
+				a.leave(128 + int(unix.SIGHUP))
+				return
+			}
 			a.c.send(frameEnd, nil)
 			return
 		}
@@ -215,6 +220,10 @@ func (a *attachment) output() (int, error) {
 			return nil
 		}
 		if _, broken[i] = f.Write(data); broken[i] == nil {
+			return nil
+		}
+		if a.raw && errors.Is(broken[i], unix.EIO) {
+			a.leave(128 + int(unix.SIGHUP))
 			return nil
 		}
 		if !a.Hangup {

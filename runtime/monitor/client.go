@@ -52,7 +52,7 @@ func (c *client) serve() {
 			c.h.endInput(c, true)
 		case kind == frameSize && len(data) == 4:
 			c.h.resize(binary.BigEndian.Uint16(data), binary.BigEndian.Uint16(data[2:]), false)
-		case kind == frameSignal && len(data) == 1:
+		case kind == frameSignal && len(data) == 1 && data[0] > 0 && data[0] <= 64:
 			select {
 			case c.h.signals <- os.Signal(unix.Signal(data[0])):
 			default: // as the kernel does with one that is pending already
