@@ -53,8 +53,8 @@ func (o CreateOptions) config() (Config, error) {
 	}
 	if c.Name == "" {
 		c.Name = randomName()
-	} else if !ValidName(c.Name) {
-		return c, invalid("container name %q: want 2 to 200 letters, digits, '_', '.' and '-', beginning with a letter or digit", c.Name)
+	} else if err := checkName(c.Name); err != nil {
+		return c, err
 	}
 	if len(c.Hostname) > 64 {
 		return c, invalid("host name %.80q is longer than 64 bytes", c.Hostname)

@@ -3,10 +3,11 @@
 // On disk, below the store's root:
 //
 //	containers/ID/              locked by flock as long as the container's monitor lives
-//	containers/ID/config.json   how it was made; written once. Its snapshot has a copy of it, and it knows what the snapshot stands on: each
-//	                            is made again of the other
+//	containers/ID/config.json   how it was made; written again only for another name or restart policy. Its snapshot has a copy of it, and
+//	                            it knows what the snapshot stands on: each is made again of the other
 //	containers/ID/exit.json     how it ended, last time
-//	containers/names/NAME       a symbolic link to ../ID: making it is the test that the name is free
+//	containers/names/NAME       a symbolic link to ../ID: making it is the test that the name is free. It counts where ID's record says the
+//	                            same name. names/ itself is locked by whoever rewrites a record
 //
 // and below the run root, which a reboot may empty, and which several stores may share:
 //

@@ -154,7 +154,13 @@ func endProcesses(id string) error {
 // that it went is on disk before anything else goes.
 func (s *Store) remove(ctx context.Context, c Config) error {
 	record, removed := s.path(c.ID, "config.json"), s.path(c.ID, "removed.json")
-	err := os.Rename(record, removed)
+	names, err := s.lockNames(ctx, unix.LOCK_SH) // a record that is being rewritten would come again
+	if err != nil {
+		return err
+	}
+	defer names.Close()
+	err = os.Rename(record, removed)
+	unix.Flock(int(names.Fd()), unix.LOCK_UN)
 	if err == nil && !c.AutoRemove {
 		err = snapshot.SyncDir(s.path(c.ID))
 	}
@@ -172,9 +178,8 @@ func (s *Store) remove(ctx context.Context, c Config) error {
 		return err
 	}
 	failpoint.Hit("remove/snapshot")
-	link := filepath.Join(s.dir, "names", c.Name)
-	if target, err := os.Readlink(link); err == nil && filepath.Base(target) == c.ID {
-		os.Remove(link)
+	if err := flock.Lock(ctx, names, unix.LOCK_SH, ""); err == nil {
+		s.unname(c.Name, c.ID) // where it was renamed meanwhile: the other one leads nowhere soon, and is swept
 	}
 	failpoint.Hit("remove/name")
 	// The directory is the lock: it goes last.
@@ -198,14 +203,15 @@ func (s *Store) sweep(ctx context.Context, id string) {
 	}
 }
 
-// sweepNames takes away what a crash left of containers that have no directory: names, and volatile state.
-func (s *Store) sweepNames() {
+// sweepNames takes away what a crash left of containers that have no directory, names and volatile state, and names that are not, or not
+// any more, those of the containers that they lead to. right are IDs by the names that records say.
+func (s *Store) sweepNames(right map[string]string) {
 	names, _ := os.ReadDir(filepath.Join(s.dir, "names"))
 	for _, n := range names {
+		target, err := os.Readlink(filepath.Join(s.dir, "names", n.Name()))
 		// The directory is made before the name, so a name without one is nobody's.
-		link := filepath.Join(s.dir, "names", n.Name())
-		if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) {
-			os.Remove(link)
+		if id := filepath.Base(target); err == nil && right[n.Name()] != id && s.strayName(n.Name(), id) {
+			s.sweepName(n.Name(), id)
 		}
 	}
 	states, _ := os.ReadDir(s.run)

@@ -125,6 +125,10 @@ func (r *repairer) config(ctx context.Context, id, name string, c Config, damage
 	switch {
 	case serr == nil && rowdb.Unseal(id+"/config.json", copied, &other) == nil && other.ID == id:
 		c, b = other, copied
+		if target, lerr := os.Readlink(filepath.Join(r.dir, "names", c.Name)); lerr == nil && !r.strayName(c.Name, filepath.Base(target)) && filepath.Base(target) != id {
+			c.Name = name // the copy is of a rename that was broken off, and somebody has that name by now
+			b, err = seal(id, "config.json", c)
+		}
 		r.healed(id+"/config.json", "made right")
 	case damaged == nil:
 		b, err = seal(id, "config.json", c)

@@ -269,7 +269,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 		}
 	}()
 	failpoint.Hit("container/made")
-	if err := s.claimName(ctx, c.Name, c.ID); err != nil {
+	if err := s.claimName(ctx, c.Name, c.ID, nil); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -307,31 +307,6 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 	return &recorded{Config: c, lock: lock}, nil
 }
 
-// claimName makes the link that reserves a name. One that leads nowhere, or to a container that was not made or removed to the end, was
-// left by a crash.
-func (s *Store) claimName(ctx context.Context, name, id string) error {
-	link := filepath.Join(s.dir, "names", name)
-	for range 10 {
-		err := os.Symlink("../"+id, link)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("name container %s: %w", name, err)
-		}
-		target, err := os.Readlink(link)
-		if err != nil {
-			continue
-		}
-		s.sweep(ctx, filepath.Base(target))
-		if _, err := os.Lstat(filepath.Join(s.dir, "names", target)); err == nil {
-			return &kindError{fmt.Sprintf("name container %s: container %.12s has that name", name, filepath.Base(target)), ErrExists}
-		}
-		os.Remove(link)
-	}
-	return fmt.Errorf("name container %s: %w", name, ErrExists)
-}
-
 // ValidName says whether a container may have a name: Docker's rule, letters, digits, "_", "." and "-", not first.
 func ValidName(name string) bool {
 	for i := range len(name) {
@@ -342,6 +317,13 @@ func ValidName(name string) bool {
 		}
 	}
 	return len(name) >= 2 && len(name) <= 200
+}
+
+func checkName(name string) error {
+	if !ValidName(name) {
+		return invalid("container name %q: want 2 to 200 letters, digits, '_', '.' and '-', beginning with a letter or digit", name)
+	}
+	return nil
 }
 
 // load reads a container, and settles what a crash left of it. It returns ErrNotFound for one that is gone, or was never whole.
@@ -416,6 +398,7 @@ func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 		return nil, err
 	}
 	var list []Container
+	names := make(map[string]string, len(ids))
 	for _, id := range ids {
 		c, err := s.load(ctx, id)
 		if errors.Is(err, ErrNotFound) {
@@ -425,11 +408,12 @@ func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 		if err != nil {
 			return nil, err
 		}
+		names[c.Name] = id
 		if all || c.State.Running() {
 			list = append(list, *c)
 		}
 	}
-	s.sweepNames()
+	s.sweepNames(names)
 	sort.SliceStable(list, func(i, j int) bool { return list[i].Created.After(list[j].Created) })
 	return list, nil
 }
@@ -438,7 +422,8 @@ func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 func (s *Store) Lookup(ctx context.Context, name string) (*Container, error) {
 	if ValidName(name) {
 		if target, err := os.Readlink(filepath.Join(s.dir, "names", name)); err == nil {
-			if c, err := s.load(ctx, filepath.Base(target)); !errors.Is(err, ErrNotFound) {
+			// By the record it may have another name: a rename is under way, or was broken off.
+			if c, err := s.load(ctx, filepath.Base(target)); err != nil && !errors.Is(err, ErrNotFound) || err == nil && c.Name == name {
 				return c, err
 			}
 		}

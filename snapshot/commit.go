@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/snapshot/failpoint"
-	"github.com/layerctl/layerctl/snapshot/flock"
 	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
@@ -58,27 +57,7 @@ func (s *Store) Capture(ctx context.Context, key string) (_ *Captured, err error
 			c.Close()
 		}
 	}()
-	for {
-		if c.dir, c.rec, err = s.readRecord(key); err != nil {
-			return nil, err
-		}
-		c.hold, err = os.Open(c.dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed just now
-		}
-		if err == nil {
-			err = flock.Lock(ctx, c.hold, unix.LOCK_EX, "waiting for another process that commits "+key)
-		}
-		if err != nil {
-			c.hold = nil
-			return nil, err
-		}
-		if isAt(c.hold, c.dir) {
-			break
-		}
-		c.hold.Close() // another commit has exchanged it
-	}
-	if c.dir, c.rec, err = s.readRecord(key); err != nil {
+	if c.hold, c.dir, c.rec, err = s.holdActive(ctx, key); err != nil {
 		return nil, err
 	}
 	if c.rec.Kind != KindActive || c.rec.Dirs != nil {

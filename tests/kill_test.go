@@ -37,6 +37,7 @@ type killCase struct {
 	last  bool   // die at the last hit of each failpoint, too, not only at the first
 	until string // the last failpoint to die at: what comes later is reached only when the command is ended from outside
 	lives bool   // the command itself is not killed: it is about what it finds
+	moves bool   // the container old has afterwards its name or the name fresh, and no other
 	keeps bool   // what the container old has written is there afterwards, and in every image that is made of it
 }
 
@@ -98,6 +99,7 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "prune", store: "full", dead: []string{"trees/placed", "pull", "-q", reg.addr + "/other"}, args: []string{"prune", "-a", "-f"}},
 		{name: "prune after rmi", store: "full", dead: []string{"rmi/rows", "rmi", reg.addr + "/two"}, args: []string{"prune", "-f"}},
 		{name: "rm", store: "full", last: true, args: []string{"rm", "old"}, again: notFound},
+		{name: "rename", store: "full", moves: true, args: []string{"rename", "old", "fresh"}, again: notFound},
 		{name: "commit", store: "full", keeps: true, args: []string{"commit", "old", "new"}},
 		{name: "commit after commit", store: "full", lives: true, keeps: true, dead: []string{"move/exchanged", "commit", "old", "new"}, args: []string{"commit", "old", "new"}},
 		{name: "prune after commit", store: "full", keeps: true, lives: true, dead: []string{"move/synced", "commit", "old", "new"}, args: []string{"image", "prune", "-f"}},
@@ -252,6 +254,15 @@ func (k *killer) kill(t testing.TB, c killCase, n int, name string) {
 		ok("ps", "-a")
 		for _, image := range strings.Fields(ok("images", "-q", "--no-trunc")) {
 			ok("run", "--rm", image, "true")
+		}
+		if c.moves {
+			name := strings.TrimSpace(ok("ps", "-a", "--format", "{{.Names}}"))
+			if name != "old" && name != "fresh" || !slices.Equal(list(filepath.Join(k.dir, store, "containers/names")), []string{name}) {
+				t.Errorf("%s: the container is called %q, and there are the names %q", what, name, list(filepath.Join(k.dir, store, "containers/names")))
+			}
+			if got := ok("diff", name); got != "A /x\n" {
+				t.Errorf("%s: the container has changed %q", what, got)
+			}
 		}
 		if c.keeps {
 			if got := ok("diff", "old"); got != "A /x\n" {
