@@ -35,35 +35,69 @@ func Version() string {
 	return ""
 }
 
-// hierarchies are the directories in which a container gets a group.
-func hierarchies() []string {
+// unified is where a host with v1 hierarchies has the v2 tree, if it does.
+const unified = mountPoint + "/unified"
+
+// hierarchies are the directories in which a container gets a group: in v1 hierarchies, and in the v2 tree. The last one tells which
+// processes are the container's, and stops and ends them.
+//
+// Each is paid for by every start, so there is none for what another one tells, too, or the processes themselves. The v2 tree beside v1's
+// hierarchies has no controllers, but counts the time of processors, and it freezes and kills better than v1's freezer.
+func hierarchies() (v1 []string, v2 string) {
 	switch Version() {
 	case "2":
-		return []string{mountPoint}
+		return nil, mountPoint
 	case "1":
-		dirs := []string{filepath.Join(mountPoint, "devices")}
-		freezer := filepath.Join(mountPoint, "freezer")
-		if _, err := os.Lstat(filepath.Join(freezer, "tasks")); err == nil {
-			dirs = append(dirs, freezer)
+		names := []string{"devices", "memory", "cpuacct", "freezer"}
+		var st unix.Statfs_t
+		if unix.Statfs(unified, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+			v2, names = unified, names[:2]
 		}
-		return dirs
+		for _, name := range names {
+			dir := filepath.Join(mountPoint, name)
+			if _, err := os.Lstat(filepath.Join(dir, "tasks")); err == nil {
+				v1 = append(v1, dir)
+			}
+		}
 	}
-	return nil
+	return v1, v2
 }
 
 // Group is a container's control groups.
 type Group struct {
 	Dirs []string // one a hierarchy
-	v2   bool
+	v2   bool     // the last one is in a v2 tree
 }
 
 // Of names the groups of a container, whether they exist or not.
 func Of(id string) *Group {
-	g := &Group{v2: Version() == "2"}
-	for _, h := range hierarchies() {
+	v1, v2 := hierarchies()
+	g := &Group{v2: v2 != ""}
+	for _, h := range v1 {
 		g.Dirs = append(g.Dirs, filepath.Join(h, parentName, id))
 	}
+	if g.v2 {
+		g.Dirs = append(g.Dirs, filepath.Join(v2, parentName, id))
+	}
 	return g
+}
+
+// last is the group that tells and rules the processes; "" without groups.
+func (g *Group) last() string {
+	if len(g.Dirs) == 0 {
+		return ""
+	}
+	return g.Dirs[len(g.Dirs)-1]
+}
+
+// in is the group in a v1 hierarchy; "" where there is none.
+func (g *Group) in(name string) string {
+	for _, dir := range g.V1() {
+		if strings.HasPrefix(dir, filepath.Join(mountPoint, name)+"/") {
+			return dir
+		}
+	}
+	return ""
 }
 
 // deviceRules are what a container may do with device nodes (Docker's list): make any node, and use the harmless ones and terminals.
@@ -76,7 +110,10 @@ func (g *Group) Make() error {
 		err := g.mkdir(dir)
 		failpoint.Hit("cgroup/made")
 		if err == nil {
-			if !g.v2 && strings.HasPrefix(dir, mountPoint+"/devices/") {
+			switch {
+			case g.v2 && i == 0:
+				err = enableControllers(filepath.Dir(filepath.Dir(dir)))
+			case i == 0 && g.LimitsDevices():
 				err = limitDevices(dir)
 			}
 			if err == nil {
@@ -93,6 +130,41 @@ func (g *Group) Make() error {
 			return nil
 		}
 		return fmt.Errorf("make cgroup %s: %w", dir, err)
+	}
+	return nil
+}
+
+// enableControllers lets the groups below our parent in the v2 tree at root count memory and I/O. A controller that the host has not, or
+// does not give to this part of the tree, is done without. Groups that are there already get it, too.
+func enableControllers(root string) error {
+	parent := filepath.Join(root, parentName)
+	wanted := [...]string{"memory", "io"}
+	enabled := func(dir string) map[string]bool {
+		b, _ := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+		set := map[string]bool{}
+		for _, name := range strings.Fields(string(b)) {
+			set[name] = true
+		}
+		return set
+	}
+	have := enabled(parent)
+	if have[wanted[0]] && have[wanted[1]] {
+		return nil
+	}
+	for _, dir := range [...]string{root, parent} {
+		have := enabled(dir)
+		for _, name := range wanted {
+			if have[name] {
+				continue
+			}
+			err := write(filepath.Join(dir, "cgroup.subtree_control"), "+"+name)
+			switch {
+			case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+			case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EBUSY), errors.Is(err, unix.EROFS), errors.Is(err, unix.EOPNOTSUPP):
+			default:
+				return fmt.Errorf("let cgroups count %s: %w", name, err)
+			}
+		}
 	}
 	return nil
 }
@@ -137,14 +209,14 @@ func write(file, value string) error {
 	return err
 }
 
-// LimitsDevices says whether the groups keep a container from device nodes that are not its own. On v2 that takes a BPF program, which
+// LimitsDevices says whether the groups keep a container from device nodes that are not its own. In the v2 tree that takes a BPF program, which
 // this version does not have.
-func (g *Group) LimitsDevices() bool { return !g.v2 && len(g.Dirs) > 0 }
+func (g *Group) LimitsDevices() bool { return g.in("devices") != "" }
 
 // V1 are the directories that the container's first process joins itself.
 func (g *Group) V1() []string {
-	if g.v2 {
-		return nil
+	if g.v2 && len(g.Dirs) > 0 {
+		return g.Dirs[:len(g.Dirs)-1]
 	}
 	return g.Dirs
 }
@@ -154,7 +226,7 @@ func (g *Group) OpenV2() (*os.File, error) {
 	if !g.v2 || len(g.Dirs) == 0 {
 		return nil, nil
 	}
-	f, err := os.Open(g.Dirs[0])
+	f, err := os.Open(g.last())
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
@@ -163,17 +235,17 @@ func (g *Group) OpenV2() (*os.File, error) {
 
 // Kill ends every process in the groups, and those that they make meanwhile.
 func (g *Group) Kill() error {
-	if len(g.Dirs) == 0 {
+	dir := g.last()
+	if dir == "" {
 		return nil
 	}
 	if g.v2 {
-		err := write(filepath.Join(g.Dirs[0], "cgroup.kill"), "1")
-		if errors.Is(err, fs.ErrNotExist) {
+		err := write(filepath.Join(dir, "cgroup.kill"), "1")
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 			return nil
 		}
 		return err
 	}
-	dir := g.Dirs[len(g.Dirs)-1]
 	// Frozen, they cannot make new ones while the list is read; the signal takes effect when they thaw.
 	frozen := filepath.Join(dir, "freezer.state")
 	write(frozen, "FROZEN")
@@ -187,28 +259,52 @@ func (g *Group) Kill() error {
 
 // Processes are the processes in the groups, as the host numbers them, in no order.
 func (g *Group) Processes() ([]int, error) {
-	if len(g.Dirs) == 0 {
+	if g.last() == "" {
 		return nil, nil
 	}
-	return processes(g.Dirs[len(g.Dirs)-1])
+	return processes(g.last())
 }
 
-func processes(dir string) ([]int, error) {
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+func processes(dir string) ([]int, error) { return numbers(dir, "cgroup.procs") }
+
+// numbers reads the list of processes or threads of a group and of the groups that were made below it.
+func numbers(dir, file string) (pids []int, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, file))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil, nil // it has been removed
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list processes of %s: %w", dir, err)
 	}
-	var pids []int
 	for _, line := range strings.Fields(string(b)) {
 		// 0 is a process of another pid namespace, which we must not signal: kill(0) is our own group.
 		if pid, err := strconv.Atoi(line); err == nil && pid > 0 {
 			pids = append(pids, pid)
 		}
 	}
+	for _, sub := range below(dir) {
+		more, err := numbers(sub, file)
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, more...)
+	}
 	return pids, nil
+}
+
+// below are the groups directly below one: made by a container that may.
+func below(dir string) (subs []string) {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil || st.Nlink <= 2 {
+		return nil // each directory in it would be a link to it
+	}
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() {
+			subs = append(subs, filepath.Join(dir, e.Name()))
+		}
+	}
+	return subs
 }
 
 // Empty says whether no process is left in the groups.
@@ -242,7 +338,7 @@ func (g *Group) Wait(until time.Time) {
 func (g *Group) Remove() error {
 	var first error
 	for _, dir := range g.Dirs {
-		switch err := unix.Rmdir(dir); {
+		switch err := remove(dir); {
 		case err == nil:
 			failpoint.Hit("cgroup/removed")
 		case err != unix.ENOENT && first == nil:
@@ -251,4 +347,20 @@ func (g *Group) Remove() error {
 		unix.Rmdir(filepath.Dir(dir))
 	}
 	return first
+}
+
+// remove takes a group away, and what was made below it.
+func remove(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == unix.EBUSY {
+		if subs := below(dir); len(subs) > 0 {
+			for _, sub := range subs {
+				if err := remove(sub); err != nil && err != unix.ENOENT {
+					return err
+				}
+			}
+			err = unix.Rmdir(dir)
+		}
+	}
+	return err
 }

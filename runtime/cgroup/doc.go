@@ -1,5 +1,8 @@
-// Package cgroup makes a container's control groups: layerctl/ID in the v1 hierarchies that a container needs (devices, which says what
-// device nodes may be used, and freezer), or in the v2 tree where that is mounted alone.
+// Package cgroup makes a container's control groups, layerctl/ID: in v1 hierarchies devices, which says what device nodes may be used,
+// and memory, and in the v2 tree that is mounted beside them, or alone; without it, in v1's cpuacct and freezer.
+//
+// What they count is Stats, what they stopped Freeze and Thaw; Kill ends all that is in them. Which processes are a container's is known
+// from them and from nothing else.
 //
 // The directory layerctl goes with the last container in it.
 package cgroup

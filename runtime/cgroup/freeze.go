@@ -18,10 +18,10 @@ var ErrNoFreezer = errors.New("the container has no freezer cgroup")
 
 // freezer is the file that stops and lets go, and what is written to it.
 func (g *Group) freezer() (file, stop, start string, err error) {
-	if len(g.Dirs) == 0 {
+	dir := g.last()
+	if dir == "" {
 		return "", "", "", ErrNoFreezer
 	}
-	dir := g.Dirs[len(g.Dirs)-1]
 	file, stop, start = filepath.Join(dir, "freezer.state"), "FROZEN", "THAWED"
 	if g.v2 {
 		file, stop, start = filepath.Join(dir, "cgroup.freeze"), "1", "0"
@@ -56,7 +56,7 @@ func (g *Group) Freeze(ctx context.Context) error {
 // frozenV1 waits. The kernel tells nobody when v1's freezer has stopped all, and each look makes it try again.
 func (g *Group) frozenV1(ctx context.Context) error {
 	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
-		b, err := os.ReadFile(filepath.Join(g.Dirs[len(g.Dirs)-1], "freezer.state"))
+		b, err := os.ReadFile(filepath.Join(g.last(), "freezer.state"))
 		if err != nil || strings.TrimSpace(string(b)) == "FROZEN" {
 			return err
 		}
@@ -70,7 +70,7 @@ func (g *Group) frozenV1(ctx context.Context) error {
 
 // frozenV2 waits for the event (Documentation/admin-guide/cgroup-v2.rst, cgroup.events).
 func (g *Group) frozenV2(ctx context.Context) error {
-	f, err := os.Open(filepath.Join(g.Dirs[0], "cgroup.events"))
+	f, err := os.Open(filepath.Join(g.last(), "cgroup.events"))
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"os"
 )
 
 // Explain prints the plan in the words of mount(8), unshare(1) and cgroup files, from the very steps that would be walked: a text to
@@ -14,10 +15,17 @@ func (c *Compiled) Explain(w io.Writer) error {
 	for _, s := range c.rootSteps {
 		fmt.Fprintln(b, s)
 	}
-	if len(c.cgroups) > 0 {
+	v2 := ""
+	if c.Plan.CgroupFD >= 0 {
+		v2, _ = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", c.Plan.CgroupFD))
+	}
+	if len(c.cgroups) > 0 || v2 != "" {
 		fmt.Fprintln(b, "\n# 2. The container's cgroups.")
 		for _, dir := range c.cgroups {
 			fmt.Fprintln(b, "mkdir -p", quote(dir))
+		}
+		if v2 != "" {
+			fmt.Fprintln(b, "mkdir -p", quote(v2), " # clone3 CLONE_INTO_CGROUP: the new process begins in it")
 		}
 	}
 	fmt.Fprint(b, "\n# 3. A new process in new namespaces.\nunshare")
