@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/layerctl/layerctl/runtime/cgroup"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
@@ -142,6 +143,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 		}
 	}
 	s.sweepHostDirs()
+	cgroup.RemoveParents()
 	ids, err := s.ids()
 	for _, id := range ids {
 		err = errors.Join(err, snapshot.SweepTemporary(s.path(id)))

@@ -334,7 +334,7 @@ func (g *Group) Wait(until time.Time) {
 	}
 }
 
-// Remove takes the groups away, and the parent with the last one.
+// Remove takes the groups away. Their parents stay for the next container: making and removing them costs as much as the groups.
 func (g *Group) Remove() error {
 	var first error
 	for _, dir := range g.Dirs {
@@ -344,9 +344,15 @@ func (g *Group) Remove() error {
 		case err != unix.ENOENT && first == nil:
 			first = fmt.Errorf("remove cgroup %s: %w", dir, err)
 		}
-		unix.Rmdir(filepath.Dir(dir))
 	}
 	return first
+}
+
+// RemoveParents takes away the directories that hold the groups of containers, where there is no container.
+func RemoveParents() {
+	for _, dir := range Of("").Dirs {
+		unix.Rmdir(dir)
+	}
 }
 
 // remove takes a group away, and what was made below it.

@@ -4,5 +4,5 @@
 // What they count is Stats, what they stopped Freeze and Thaw; Kill ends all that is in them. Which processes are a container's is known
 // from them and from nothing else.
 //
-// The directory layerctl goes with the last container in it.
+// The directory layerctl stays when the last container in it has gone, until RemoveParents.
 package cgroup
