@@ -6,6 +6,7 @@
 //	containers/ID/config.json   how it was made; written again only for another name or restart policy. Its snapshot has a copy of it, and
 //	                            it knows what the snapshot stands on: each is made again of the other
 //	containers/ID/exit.json     how it ended, last time
+//	containers/ID/log, log.1 …  what it has printed: package logs
 //	containers/names/NAME       a symbolic link to ../ID: making it is the test that the name is free. It counts where ID's record says the
 //	                            same name. names/ itself is locked by whoever rewrites a record
 //
@@ -15,6 +16,7 @@
 //	containers/STORE/ID/state.json    its first process and when it started
 //	containers/STORE/ID/hosts, hostname, resolv.conf   what is mounted in it
 //	containers/STORE/ID/paused        held by whoever has stopped it for the time of a copy; one that nobody holds was left by a kill
+//	containers/STORE/events, events.1   what happened: package events
 //	mounts/STORE/ID/                  where a container or an image is mounted on the host when nobody says where
 //
 // The monitor is the process that waits for the container: the command line itself, or for a container with a terminal a process of its

@@ -218,6 +218,9 @@ func (s *Store) sweepNames(right map[string]string) {
 	for _, e := range states {
 		// It is made after the directory and goes before it, so this is of a store that is no more, whose containers may still run.
 		id := e.Name()
+		if len(id) != 64 {
+			continue // the diary
+		}
 		if _, err := os.Lstat(s.path(id)); errors.Is(err, fs.ErrNotExist) && cgroup.Of(id).Remove() == nil {
 			os.RemoveAll(s.runPath(id))
 		}

@@ -308,7 +308,7 @@ func (k *killer) kill(t testing.TB, c killCase, n int, name string) {
 			t.Errorf("%s: leaked: cgroup %s", what, dir)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(k.dir, store+".run", "containers/*/*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(k.dir, store+".run", "containers/*/"+strings.Repeat("[0-9a-f]", 64))); len(left) > 0 {
 		t.Errorf("%s: the run root holds %q", what, left)
 	}
 	k.drop(t, store)

@@ -26,6 +26,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	stopSignals    func()
+	diary          *runtime.Store // where image commands write down what they did; set by stores
 }
 
 // usageError is a mistake in how layerctl was called: exit status 2 (125 for run).
@@ -138,6 +139,7 @@ shows what is inside the layers.`,
 		a.runCommand(), a.psCommand(), a.rmCommand(),
 		a.nsCommand(), a.topCommand(),
 		a.renameCommand(), a.updateCommand(),
+		a.logsCommand(), a.eventsCommand(),
 		a.cpCommand(), a.exportCommand(), a.mountCommand(), a.umountCommand(),
 		a.checkCommand(), a.infoCommand(), a.versionCommand(),
 		a.dfCommand(), a.pruneCommand(), groupCommand("image", "Manage images", a.imagePruneCommand()),
@@ -249,6 +251,7 @@ func (a *app) stores() (*image.Store, *snapshot.Store, *runtime.Store, error) {
 		return nil, nil, nil, err
 	}
 	images.Warn = func(line string) { slog.Warn(line) }
+	a.diary = containers
 	return images, snaps, containers, nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/signal"
@@ -47,6 +48,7 @@ Prints a line an image: "Loaded image: NAME", or "Loaded image ID: ID" for one t
 			list, err := images.Load(cmd.Context(), src, opt)
 			p.Close()
 			for _, img := range list {
+				a.imageEvent("load", img.ID, cmp.Or(img.Names...))
 				for _, name := range img.Names {
 					fmt.Fprintf(a.stdout, "Loaded image: %s\n", name)
 				}
@@ -97,7 +99,13 @@ tars. The same images always give the same bytes. Without -o the archive goes to
 			if err != nil {
 				return err
 			}
-			return images.Save(cmd.Context(), args, form, to)
+			if err := images.Save(cmd.Context(), args, form, to); err != nil {
+				return err
+			}
+			for _, name := range args {
+				a.imageEventOf(cmd.Context(), images, "save", name)
+			}
+			return nil
 		},
 	}
 	f := cmd.Flags()

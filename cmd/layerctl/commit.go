@@ -9,6 +9,7 @@ import (
 
 	"github.com/layerctl/layerctl/image"
 	"github.com/layerctl/layerctl/image/record"
+	"github.com/layerctl/layerctl/runtime"
 )
 
 func (a *app) commitCommand() *cobra.Command {
@@ -46,6 +47,7 @@ that of a running one is copied, while it is paused. Without REF the image has n
 			if err != nil {
 				return fmt.Errorf("commit %s: %w", args[0], err)
 			}
+			containers.Happened(runtime.EventOf(&c.Config, "commit", "comment", opt.Message, "imageID", img.ID, "imageRef", img.Name))
 			fmt.Fprintln(a.stdout, img.ID)
 			return nil
 		},

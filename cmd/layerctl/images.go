@@ -65,6 +65,9 @@ func (a *app) pullImage(ctx context.Context, images *image.Store, ref string, op
 	opt.Progress = p
 	img, err := images.Pull(ctx, ref, opt)
 	p.Close()
+	if err == nil {
+		a.imageEvent("pull", img.ID, img.Name)
+	}
 	return img, err
 }
 
@@ -97,6 +100,7 @@ after the source: ./debian becomes localhost/debian:latest. Prints the image ID.
 			if err != nil {
 				return err
 			}
+			a.imageEvent("import", img.ID, img.Name)
 			fmt.Fprintln(a.stdout, img.ID)
 			return nil
 		},
@@ -268,7 +272,11 @@ func (a *app) tagCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return images.Tag(cmd.Context(), args[0], args[1])
+			if err := images.Tag(cmd.Context(), args[0], args[1]); err != nil {
+				return err
+			}
+			a.imageEventOf(cmd.Context(), images, "tag", args[1])
+			return nil
 		},
 	}
 }
@@ -287,7 +295,9 @@ func (a *app) rmiCommand() *cobra.Command {
 			// A container keeps its layers, and so does a mount: these images are only untagged.
 			inUse := func(img image.Image) []string { return usesOf(cmd.Context(), containers, img) }
 			return a.each(cmd, args, func(ctx context.Context, name string) error {
+				img, _ := images.Resolve(ctx, name) // where that fails, Remove says it
 				done, err := images.Remove(ctx, name, image.RemoveOptions{Force: force, InUse: inUse})
+				a.removalEvents(img.ID, img.Names, done)
 				for _, d := range done {
 					fmt.Fprintf(a.stdout, "%s: %s\n", d.Kind, d.What)
 				}

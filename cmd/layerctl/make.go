@@ -35,6 +35,7 @@ IMAGE's CMD away. Each becomes a step of the image's history. Prints the image I
 			if err != nil {
 				return err
 			}
+			a.imageEvent("tag", img.ID, img.Name)
 			fmt.Fprintln(a.stdout, img.ID)
 			return nil
 		},
@@ -67,6 +68,7 @@ copied, verified by their digests. Prints the image ID.`,
 			if err != nil {
 				return err
 			}
+			a.imageEvent("tag", img.ID, img.Name)
 			fmt.Fprintln(a.stdout, img.ID)
 			return nil
 		},
@@ -117,6 +119,7 @@ The old base is the image here whose layers are IMAGE's lowest. Where there is n
 			case err != nil:
 				return err
 			}
+			a.imageEvent("tag", img.ID, img.Name)
 			fmt.Fprintln(a.stdout, img.ID)
 			return nil
 		},

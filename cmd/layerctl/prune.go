@@ -185,6 +185,9 @@ func (a *app) pruneImages(ctx context.Context, images *image.Store, o image.Prun
 	}
 	plan := survey.Plan(o)
 	done, err := images.ExecutePrune(ctx, plan)
+	for _, img := range plan.Images {
+		a.removalEvents(img.ID, img.Names, done)
+	}
 	if len(done) > 0 {
 		fmt.Fprintln(a.stdout, "Deleted Images:")
 		for _, d := range done {

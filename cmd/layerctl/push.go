@@ -47,6 +47,7 @@ always to the same bytes; what came of one is remembered, so that it is not comp
 				done, err := images.Push(ctx, name, opt)
 				p.Close()
 				if err == nil {
+					a.imageEventOf(ctx, images, "push", name)
 					fmt.Fprintln(a.stdout, done)
 				}
 				return err

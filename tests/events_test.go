@@ -1,0 +1,154 @@
+package tests
+
+import (
+	"bufio"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// eventsSince are the events of a store since a time, in a form.
+func (e *env) eventsSince(since time.Time, format string, filters ...string) string {
+	e.t.Helper()
+	args := []string{"events", "--since", fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond()), "--until", "0s", "--format", format}
+	for _, f := range filters {
+		args = append(args, "--filter", f)
+	}
+	return e.ok(args...)
+}
+
+func TestImageEvents(t *testing.T) {
+	begun := time.Now()
+	reg := startRegistry(t, "")
+	reg.push("app", "", "--config.cmd /bin/sh", smallLayer)
+	e := withBusybox(t)
+	app := reg.addr + "/app:latest"
+	follower := e.command("events", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}{{.Actor.Attributes.none}}")
+	out, err := follower.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.start(follower)
+	lines := make(chan string, 100)
+	go func() {
+		for s := bufio.NewScanner(out); s.Scan(); {
+			lines <- s.Text()
+		}
+		close(lines)
+	}()
+	// It has begun when it tells of something.
+	eventually(t, "somebody follows", func() bool {
+		e.ok("tag", "busybox", "seen:1")
+		select {
+		case line := <-lines:
+			return line == "image tag localhost/seen:1"
+		default:
+			return false
+		}
+	})
+	e.ok("pull", app)
+	e.ok("tag", app, "other:1")
+	e.ok("save", "-o", filepath.Join(e.dir, "a.tar"), "other:1")
+	e.ok("tag", app, reg.addr+"/again:2")
+	e.ok("push", reg.addr+"/again:2")
+	e.ok("rmi", app, "other:1", reg.addr+"/again:2")
+	e.ok("load", "-i", filepath.Join(e.dir, "a.tar"))
+	e.ok("config", "-c", "CMD x", "busybox", "made:1")
+	e.fails(1, nil, "rmi", "nothing:1") // is no event
+	e.ok("prune", "-af")
+	want := []string{"pull " + app, "tag localhost/other:1", "save localhost/other:1", "tag " + reg.addr + "/again:2", "push " + reg.addr + "/again:2",
+		"untag " + app, "untag localhost/other:1", "untag " + reg.addr + "/again:2", "delete ", "load localhost/other:1", "tag localhost/made:1"}
+	for i := 0; i < len(want); {
+		select {
+		case line := <-lines:
+			if line == "image tag localhost/seen:1" && i == 0 {
+				continue
+			}
+			if line != "image "+want[i] {
+				t.Fatalf("event %d is %q, want %q", i, line, want[i])
+			}
+			i++
+		case <-time.After(20 * time.Second):
+			t.Fatalf("there was no event %q", want[i])
+		}
+	}
+	pruned := map[string]bool{}
+	for range 6 {
+		select {
+		case line := <-lines:
+			pruned[strings.TrimPrefix(line, "image ")] = true
+		case <-time.After(20 * time.Second):
+			t.Fatalf("of the prune there are %v", pruned)
+		}
+	}
+	for _, what := range []string{"untag localhost/busybox:latest", "untag localhost/seen:1", "untag localhost/made:1", "untag localhost/other:1", "delete "} {
+		if !pruned[what] {
+			t.Errorf("the prune is not told as %q: %v", what, pruned)
+		}
+	}
+	follower.Process.Signal(syscall.SIGINT)
+	follower.Wait()
+	if code := follower.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("events that was interrupted ended with status %d", code)
+	}
+
+	// The past, in Docker's forms, and what filters leave of it.
+	all := e.eventsSince(begun, "")
+	if !regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(Z|[+-]\d\d:\d\d) image import sha256:[0-9a-f]{64} \(name=localhost/busybox:latest\)\n`).MatchString(all) {
+		t.Errorf("the events are\n%s", all)
+	}
+	var first struct {
+		Status, ID, Type, Action, Scope string
+		Actor                           struct {
+			ID         string
+			Attributes map[string]string
+		}
+		Time, TimeNano int64
+	}
+	fromJSON(t, strings.SplitAfter(e.eventsSince(begun, "json"), "\n")[0], &first)
+	if first.Type != "image" || first.Action != "import" || first.Actor.Attributes["name"] != "localhost/busybox:latest" || first.Actor.ID != first.ID ||
+		first.Status != "import" || first.Scope != "local" || first.Time != first.TimeNano/1e9 || first.TimeNano < begun.UnixNano() {
+		t.Errorf("the first event is %+v", first)
+	}
+	for filters, want := range map[string]string{
+		"event=push|event=pull":            "pull push",
+		"event=push|image=" + app:          "",
+		"image=" + reg.addr + "/again":     "tag push untag",
+		"image=other:1|event=save":         "save",
+		"image=" + first.ID[:16]:           "import tag",
+		"type=container":                   "",
+		"label=name=localhost/made:1":      "tag untag",
+		"container=busybox":                "",
+		"label=nothing|type=image":         "",
+		"event=load|event=save|type=image": "save load",
+	} {
+		got := strings.Fields(e.eventsSince(begun, "{{.Action}}", strings.Split(filters, "|")...))
+		seen := map[string]bool{}
+		var order []string
+		for _, action := range got {
+			if !seen[action] {
+				order = append(order, action)
+			}
+			seen[action] = true
+		}
+		if strings.HasPrefix(filters, "image="+first.ID[:16]) {
+			order = order[:min(2, len(order))]
+		}
+		if s := strings.Join(order, " "); s != want {
+			t.Errorf("--filter %s leaves %q, want %q", filters, s, want)
+		}
+	}
+	if got := e.eventsSince(time.Now(), "{{.Action}}"); got != "" {
+		t.Errorf("since now there were %q", got)
+	}
+	e.fails(2, []string{"--filter", "only container, image"}, "events", "--filter", "daemon=x")
+	e.fails(2, []string{"want KEY=VALUE"}, "events", "--filter", "event")
+	e.fails(2, []string{"container and image"}, "events", "--filter", "type=network")
+	e.fails(2, []string{"--since"}, "events", "--since", "yesterday")
+	e.fails(2, []string{"--format"}, "events", "--format", "{{")
+	e.fails(2, []string{"no arguments"}, "events", "busybox")
+}
