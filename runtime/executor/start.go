@@ -160,7 +160,7 @@ func (g *Program) failure(p *Process, st *status) error {
 	}
 	if e.Index >= 1 && e.Index <= len(g.steps) {
 		e.Name, e.Cwd = g.steps[e.Index-1].Name, g.steps[e.Index-1].Cwd
-		e.Exec = e.Index == len(g.steps)
+		e.Exec = g.steps[e.Index-1].Op == plan.OpExecAny
 	}
 	return e
 }

@@ -97,7 +97,18 @@ func walk(program uintptr, st *status, keep uintptr) {
 				e = syscall.ENOTSUP
 			}
 		case uintptr(plan.OpCloseRest):
-			e = closeRest(keep)
+			e = closeRest(min(keep, a[0]), max(keep, a[0]))
+		case uintptr(plan.OpFork):
+			if r, e = fork(); e != 0 || r == 0 {
+				break
+			}
+			if st.errno != 0 { // the second process has said what stopped it
+				syscall.RawSyscall6(unix.SYS_WAIT4, ^uintptr(0), 0, 0, 0, 0, 0)
+				exit()
+			}
+			st.results[i] = uint64(r)
+			i += a[0]
+			continue
 		default:
 			e = execAny(a[0], a[1], a[2])
 		}
@@ -112,28 +123,62 @@ func walk(program uintptr, st *status, keep uintptr) {
 		st.errno = uint64(e)
 		break
 	}
+	exit()
+}
+
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func exit() {
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, exitFailed, 0, 0)
 	}
 }
 
-// closeRest closes the descriptors from 3 on, but keep.
+// fork makes a copy of this process. The first waits until the second has executed a program or ended, and gets its pidfd, of which no
+// executed program has a copy; the second gets 0. Its memory is its own, so that this function may return in both.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func closeRest(keep uintptr) syscall.Errno {
-	const last = uintptr(^uint32(0))
-	from := uintptr(3)
-	if keep > 2 {
-		if keep > 3 {
-			if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 3, keep-1, 0); e != 0 {
-				return e
-			}
-		}
-		from = keep + 1
+func fork() (pidFD uintptr, e syscall.Errno) {
+	fd := int32(-1)
+	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_VFORK|unix.CLONE_PIDFD|uintptr(unix.SIGCHLD), 0, uintptr(unsafe.Pointer(&fd)), 0, 0, 0)
+	if e != 0 || pid == 0 {
+		return 0, e
 	}
-	_, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, from, last, 0)
+	return uintptr(fd), 0
+}
+
+// closeRest closes the descriptors from 3 on, but two, of which a is not the greater one.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func closeRest(a, b uintptr) (e syscall.Errno) {
+	from := uintptr(3)
+	if a > 2 {
+		if e = closeRange(from, a-1); e != 0 {
+			return e
+		}
+		from = a + 1
+	}
+	if b > 2 {
+		if e = closeRange(from, b-1); e != 0 {
+			return e
+		}
+		from = b + 1
+	}
+	return closeRange(from, uintptr(^uint32(0)))
+}
+
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func closeRange(first, last uintptr) (e syscall.Errno) {
+	if first <= last {
+		_, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, first, last, 0)
+	}
 	return e
 }
 

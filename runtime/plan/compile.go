@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"github.com/moby/sys/capability"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/runtime/initproc"
 )
 
 // ErrUnsupported is what a spec is refused with that asks for something this compiler does not do.
@@ -27,6 +30,7 @@ type Inputs struct {
 	CgroupFD  int      // a v2 directory to be started in; -1 for none
 	Stdio     [3]int   // descriptors; -1 for the console's
 	PDeathSig unix.Signal
+	Init      *os.File // the program that stays the first process, with the command as its child; nil for none
 }
 
 // Compiled is a plan with what it refers to, which must stay open until it has been walked.
@@ -172,7 +176,12 @@ func (c *compiler) beginning() {
 	// From 3 on everything closes when the command begins, whatever happens on the way; the plan itself still uses some of them.
 	c.call("mark the caller's descriptors to be closed", "# close_range: nothing but stdin, stdout and stderr stays open in the command",
 		unix.SYS_CLOSE_RANGE, Int(3), Int(uint64(^uint32(0))), Int(unix.CLOSE_RANGE_CLOEXEC))
-	c.call("empty the signal mask", nowhere, unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), Data(make([]byte, 8)), Int(0), Int(8))
+	if c.in.Init != nil {
+		// What comes for init before it is there waits for it.
+		c.signalMask("block all signals", 0xff)
+	} else {
+		c.signalMask("empty the signal mask", 0)
+	}
 	for _, sig := range ignoredSignals() {
 		// Handlers go with the clone; what the caller ignores, as under nohup, would stay ignored.
 		c.call(fmt.Sprintf("stop ignoring signal %d", sig), nowhere, unix.SYS_RT_SIGACTION, Int(sig), Data(make([]byte, 32)), Int(0), Int(8))
@@ -188,8 +197,8 @@ func (c *compiler) beginning() {
 			c.call(fmt.Sprintf("set descriptor %d", i), nowhere, unix.SYS_DUP3, Int(fd), Int(i), Int(0))
 		}
 	}
-	if c.pty {
-		c.call("take the terminal", "# ioctl TIOCSCTTY: the container's own terminal controls its session", unix.SYS_IOCTL, Int(0), Int(unix.TIOCSCTTY), Int(0))
+	if c.in.Init == nil {
+		c.takeTerminal()
 	}
 	for _, dir := range c.in.Cgroups {
 		file := path.Join(dir, "tasks")
@@ -238,7 +247,11 @@ func (c *compiler) identity() {
 	}
 	c.call("set umask", fmt.Sprintf("umask %04o", umask), unix.SYS_UMASK, Int(umask))
 	// Now, and not when the command begins: names are looked up from here on that the image chose, and /proc/self/fd must lead nowhere.
-	c.Plan.add(Step{Name: "close the caller's descriptors", Op: OpCloseRest})
+	keep := 0
+	if c.in.Init != nil {
+		keep = int(c.in.Init.Fd()) // it is sealed, and leads nowhere
+	}
+	c.Plan.add(Step{Name: "close the caller's descriptors", Op: OpCloseRest, Args: []Arg{Int(keep)}})
 	c.workDir(p.Cwd)
 	c.bounding()
 	groups := make([]byte, 0, 4*len(p.User.AdditionalGids)+4)
@@ -259,8 +272,51 @@ func (c *compiler) identity() {
 	if p.NoNewPrivileges {
 		c.call("give up new privileges", "# setpriv --no-new-privs", unix.SYS_PRCTL, Int(unix.PR_SET_NO_NEW_PRIVS), Int(1), Int(0), Int(0), Int(0))
 	}
+	if c.in.Init != nil {
+		c.init()
+		return
+	}
+	c.run()
+}
+
+// run becomes the command.
+func (c *compiler) run() {
+	p := c.spec.Process
 	c.Plan.add(Step{Name: "run " + p.Args[0], Shell: "exec " + quoteAll(p.Args), Op: OpExecAny,
 		Args: []Arg{List(candidates(p.Args[0], p.Env)), List(p.Args), List(p.Env)}})
+}
+
+// init leaves the command to a second process and becomes init, with the command's pidfd for its stdin (see package initproc). The
+// second process has what the first would have without init: a session, its terminal, an empty signal mask.
+func (c *compiler) init() {
+	if !c.has(specs.PIDNamespace) {
+		c.call("adopt orphans", "# prctl: the command's orphans become children of init", unix.SYS_PRCTL, Int(unix.PR_SET_CHILD_SUBREAPER), Int(1), Int(0), Int(0), Int(0))
+	}
+	fork := c.Plan.add(Step{Name: "make the command's process", Shell: "(  # a second process becomes the command", Op: OpFork})
+	c.call("begin the command's session", "setsid", unix.SYS_SETSID)
+	c.takeTerminal()
+	if !c.has(specs.PIDNamespace) {
+		c.call("die with init", nowhere, unix.SYS_PRCTL, Int(unix.PR_SET_PDEATHSIG), Int(int(unix.SIGKILL)))
+	}
+	c.signalMask("empty the signal mask", 0)
+	c.run()
+	c.Plan.Steps[fork-1].Args = []Arg{Int(len(c.Plan.Steps) - fork)}
+	c.call("give init the command's pidfd", ") &", unix.SYS_DUP3, Result(fork), Int(0), Int(0))
+	argv := append([]string{initproc.Name, "--"}, c.spec.Process.Args...)
+	c.call("become init", "exec "+quoteAll(argv)+"  # execveat, of a sealed file in memory", unix.SYS_EXECVEAT,
+		Int(int(c.in.Init.Fd())), Str(""), List(argv), List(c.spec.Process.Env), Int(unix.AT_EMPTY_PATH))
+}
+
+// takeTerminal makes the container's terminal, where it has one, that of the session that has just begun.
+func (c *compiler) takeTerminal() {
+	if c.pty {
+		c.call("take the terminal", "# ioctl TIOCSCTTY: the container's own terminal controls its session", unix.SYS_IOCTL, Int(0), Int(unix.TIOCSCTTY), Int(0))
+	}
+}
+
+// signalMask sets the signal mask to a byte, eight times.
+func (c *compiler) signalMask(name string, b byte) {
+	c.call(name, nowhere, unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), Data(bytes.Repeat([]byte{b}, 8)), Int(0), Int(8))
 }
 
 // workDir makes the working directory where it is missing, as Docker does, and enters it. That is the child's work: the directory may

@@ -15,8 +15,9 @@ type Op uint8
 const (
 	OpCall      Op = iota // Call(Args…)
 	OpCheckFS             // the file system at Args[0], a path, has the magic number Args[1]
-	OpCloseRest           // close every descriptor from 3 on, but the one by which the walker tells that the command has begun
+	OpCloseRest           // close every descriptor from 3 on, but Args[0], where that is above 2, and the one by which the walker tells that the command has begun
 	OpExecAny             // execve each of Args[0], paths, with arguments Args[1] and environment Args[2], until one succeeds
+	OpFork                // make a second process, for the next Args[0] steps, of which the last is an exec; the first goes on behind them once that has succeeded. The result is a pidfd
 )
 
 // Plan is a start plan.
