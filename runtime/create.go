@@ -29,6 +29,7 @@ type CreateOptions struct {
 	TTY         bool
 	Interactive bool
 	AutoRemove  bool
+	Init        bool // the command is not the first process, but a child of one that reaps and passes signals on
 
 	EnvFiles                  []string // ReadEnvFile; Env comes after them
 	Labels                    []string // KEY=VALUE or KEY, over the image's
@@ -48,7 +49,7 @@ func (o CreateOptions) config() (Config, error) {
 	c := Config{
 		Version: configVersion, ID: newID(), Name: o.Name, Created: time.Now().UTC(), Image: o.Image, RootFS: o.RootFS,
 		WorkDir: o.WorkDir, User: o.User, Hostname: o.Hostname, Network: o.Network, TTY: o.TTY,
-		Interactive: o.Interactive, AutoRemove: o.AutoRemove, StopSignal: o.StopSignal, StopTimeout: o.StopTimeout,
+		Interactive: o.Interactive, AutoRemove: o.AutoRemove, Init: o.Init, StopSignal: o.StopSignal, StopTimeout: o.StopTimeout,
 		LogDriver: cmp.Or(o.LogDriver, DefaultLogDriver), PidMode: o.PidMode, IPCMode: o.IPCMode, UTSMode: o.UTSMode, StdinOnce: o.StdinOnce,
 	}
 	if c.Name == "" {

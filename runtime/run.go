@@ -132,14 +132,22 @@ func forward(signals <-chan os.Signal, p *executor.Process) {
 	}
 }
 
-// catches says whether a process has a handler for a signal (SigCgt, proc(5)). The pid is believed because its process is not reaped while
-// anything is forwarded to it.
+// catches says whether a process has a handler for a signal, or has blocked it to wait for it, as the little inits do (SigCgt and SigBlk,
+// proc(5)). The pid is believed because its process is not reaped while anything is forwarded to it.
 func catches(pid int, n unix.Signal) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	_, after, found := strings.Cut(string(b), "\nSigCgt:\t")
-	mask, _, _ := strings.Cut(after, "\n")
-	caught, perr := strconv.ParseUint(mask, 16, 64)
-	return err != nil || !found || perr != nil || caught&(1<<(n-1)) != 0
+	if err != nil {
+		return true
+	}
+	for _, set := range []string{"\nSigCgt:\t", "\nSigBlk:\t"} {
+		_, after, found := strings.Cut(string(b), set)
+		mask, _, _ := strings.Cut(after, "\n")
+		signals, err := strconv.ParseUint(mask, 16, 64)
+		if !found || err != nil || signals&(1<<(n-1)) != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // interrupted is the first of the waiting signals that ends a command, or 0.

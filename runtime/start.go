@@ -12,6 +12,7 @@ import (
 
 	"github.com/layerctl/layerctl/runtime/cgroup"
 	"github.com/layerctl/layerctl/runtime/executor"
+	"github.com/layerctl/layerctl/runtime/initproc"
 	"github.com/layerctl/layerctl/runtime/plan"
 	"github.com/layerctl/layerctl/runtime/spec"
 	"github.com/layerctl/layerctl/snapshot"
@@ -24,6 +25,7 @@ type prepared struct {
 	root  *snapshot.Root
 	group *cgroup.Group
 	v2    *os.File
+	init  *os.File // the program, with Config.Init
 }
 
 func (p *prepared) close() {
@@ -32,6 +34,9 @@ func (p *prepared) close() {
 	}
 	if p.v2 != nil {
 		p.v2.Close()
+	}
+	if p.init != nil {
+		p.init.Close()
 	}
 	if p.root != nil {
 		p.root.Close()
@@ -68,6 +73,11 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 	if p.v2, err = p.group.OpenV2(); err != nil {
 		return nil, err
 	}
+	if c.Init {
+		if p.init, err = initproc.Memory(); err != nil {
+			return nil, err
+		}
+	}
 	soft, hard, err := fileLimits()
 	if err != nil {
 		return nil, err
@@ -78,7 +88,7 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 			UID: user.uid, GID: user.gid, Groups: user.groups, Hostname: c.Hostname, Terminal: c.TTY, HostNetwork: c.Network == "host",
 			MayMakeDevices: p.group.LimitsDevices(), Files: files, SoftFiles: soft, HardFiles: hard,
 		}),
-		Root: root, RootSteps: p.root.Steps, Cgroups: p.group.V1(), CgroupFD: -1, Stdio: stdio, PDeathSig: unix.SIGKILL,
+		Root: root, RootSteps: p.root.Steps, Cgroups: p.group.V1(), CgroupFD: -1, Stdio: stdio, PDeathSig: unix.SIGKILL, Init: p.init,
 	}
 	if p.v2 != nil {
 		in.CgroupFD = int(p.v2.Fd())

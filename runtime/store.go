@@ -93,6 +93,7 @@ type Config struct {
 	Interactive bool
 	AutoRemove  bool
 
+	Init        bool              `json:",omitempty"` // the first process is a small one of ours, see package initproc
 	Labels      map[string]string `json:",omitempty"` // the image's and the user's
 	StopSignal  string            `json:",omitempty"` // what the user set; EndsBy knows what holds
 	StopTimeout *int              `json:",omitempty"` // seconds

@@ -21,7 +21,8 @@ func (a *app) runCommand() *cobra.Command {
 directory, with --rootfs), with a private writable layer on top. What the command writes can be seen with "layerctl diff".
 
 Signals go to the command. It is the first process of its pid namespace, which the kernel spares signals that it has no handler for; so
-the third SIGINT or SIGTERM that it does not handle kills it.
+the third SIGINT or SIGTERM that it does not handle kills it. The first process also inherits every process whose parent has ended, and
+few programs reap those. With --init the first process is a small one that does, and passes signals on to the command, its child.
 
 The exit status is the command's own; 125 when layerctl failed, 126 when the command could not be invoked, 127 when it was not found.`,
 		Example: `  layerctl run --rm debian cat /etc/os-release

@@ -114,7 +114,9 @@ func Start(g *Program, vfork bool) (*Process, error) {
 	var begun, beginning *os.File
 	if vfork {
 		args.flags |= unix.CLONE_VM | unix.CLONE_VFORK
-	} else {
+	}
+	second := g.second()
+	if !vfork || second != 0 {
 		// The writing end closes when the command begins or the child ends.
 		if begun, beginning, err = os.Pipe(); err != nil {
 			return nil, fmt.Errorf("start: %w", err)
@@ -136,21 +138,34 @@ func Start(g *Program, vfork bool) (*Process, error) {
 		return nil, fmt.Errorf("make a process in new namespaces: %w", err)
 	}
 	p := &Process{Pid: int(pid), PidFD: os.NewFile(uintptr(pidFD), "pidfd")}
-	if !vfork {
+	if beginning != nil {
 		beginning.Close()
 		io.Copy(io.Discard, begun)
 	}
-	if st.errno == 0 && int(st.step) == len(g.steps) {
+	if st.errno == 0 && int(st.step) == len(g.steps) && int(st.second) == second {
 		return p, nil
 	}
 	return nil, g.failure(p, st)
 }
 
-// failure reaps the child and says what stopped it.
+// second is the last step of the second process, or 0 for a plan without one.
+func (g *Program) second() int {
+	for i, s := range g.steps {
+		if s.Op == plan.OpFork {
+			return i + 1 + s.Steps()
+		}
+	}
+	return 0
+}
+
+// failure reaps the child and says what stopped it. Where it was the second process, the first has ended with it: init does so.
 func (g *Program) failure(p *Process, st *status) error {
 	ended, err := p.Wait()
-	e := &StepError{Index: int(st.step), Total: len(g.steps), Err: unix.Errno(st.errno)}
+	e := &StepError{Index: int(st.stopped), Total: len(g.steps), Err: unix.Errno(st.errno)}
 	if st.errno == 0 { // it was ended, between two steps or in one
+		if e.Index = int(st.step); e.Index == len(g.steps) {
+			e.Index = int(st.second)
+		}
 		e.Err = fmt.Errorf("ended with status %d", ended.Code)
 		if err != nil {
 			e.Err = err

@@ -25,10 +25,12 @@ type cloneArgs struct {
 	flags, pidFD, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
 }
 
-// status is what the child tells the parent, in a shared page: the step that it is at, and the error that stopped it.
+// status is what the child tells the parent, in a shared page: the step that it is at, the one that the second process of OpFork is at,
+// and the error that stopped either, with its step.
 type status struct {
-	step, errno uint64
-	results     [maxSteps]uint64 // of the steps done; failed ones hold failed
+	step, second   uint64
+	errno, stopped uint64
+	results        [maxSteps]uint64 // of the steps done; failed ones hold failed
 }
 
 const (
@@ -71,9 +73,10 @@ func word(at uintptr, n uintptr) uintptr {
 //go:nocheckptr
 func walk(program uintptr, st *status, keep uintptr) {
 	n := word(program, 3)
+	at := &st.step
 	for i := uintptr(0); i < n; i++ {
 		rec := program + 8*(plan.HeadWords+plan.StepWords*i)
-		st.step = uint64(i + 1)
+		*at = uint64(i + 1)
 		if needs := word(rec, 2); needs != 0 && st.results[needs-1] == failed {
 			st.results[i] = failed
 			continue
@@ -99,12 +102,12 @@ func walk(program uintptr, st *status, keep uintptr) {
 		case uintptr(plan.OpCloseRest):
 			e = closeRest(min(keep, a[0]), max(keep, a[0]))
 		case uintptr(plan.OpFork):
-			if r, e = fork(); e != 0 || r == 0 {
+			if r, e = fork(st); e != 0 {
 				break
 			}
-			if st.errno != 0 { // the second process has said what stopped it
-				syscall.RawSyscall6(unix.SYS_WAIT4, ^uintptr(0), 0, 0, 0, 0, 0)
-				exit()
+			if r == 0 {
+				at = &st.second
+				continue
 			}
 			st.results[i] = uint64(r)
 			i += a[0]
@@ -120,7 +123,7 @@ func walk(program uintptr, st *status, keep uintptr) {
 		if uintptr(e) == word(rec, 15) || uintptr(e) == word(rec, 16) || uintptr(e) == word(rec, 17) {
 			continue
 		}
-		st.errno = uint64(e)
+		st.stopped, st.errno = uint64(i+1), uint64(e)
 		break
 	}
 	exit()
@@ -135,19 +138,36 @@ func exit() {
 	}
 }
 
-// fork makes a copy of this process. The first waits until the second has executed a program or ended, and gets its pidfd, of which no
-// executed program has a copy; the second gets 0. Its memory is its own, so that this function may return in both.
+// fork makes a second process, with memory of its own, so that this function may return in both. The first gets its pidfd; the second
+// gets 0, when the first has executed a program: while the container's command runs, nobody in its pid namespace may have the caller's
+// memory. The second dies with the first.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func fork() (pidFD uintptr, e syscall.Errno) {
-	fd := int32(-1)
-	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_VFORK|unix.CLONE_PIDFD|uintptr(unix.SIGCHLD), 0, uintptr(unsafe.Pointer(&fd)), 0, 0, 0)
-	if e != 0 || pid == 0 {
+func fork(st *status) (pidFD uintptr, e syscall.Errno) {
+	var gate [2]int32
+	if _, _, e := syscall.RawSyscall(unix.SYS_PIPE2, uintptr(unsafe.Pointer(&gate)), unix.O_CLOEXEC, 0); e != 0 {
 		return 0, e
 	}
-	return uintptr(fd), 0
+	first, _, _ := syscall.RawSyscall(unix.SYS_GETPID, 0, 0, 0)
+	fd := int32(-1)
+	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_PIDFD|uintptr(unix.SIGCHLD), 0, uintptr(unsafe.Pointer(&fd)), 0, 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	if pid != 0 {
+		syscall.RawSyscall(unix.SYS_CLOSE, uintptr(gate[0]), 0, 0)
+		return uintptr(fd), 0 // gate[1] closes when it executes a program, or ends
+	}
+	syscall.RawSyscall(unix.SYS_CLOSE, uintptr(gate[1]), 0, 0)
+	_, _, e = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0)
+	syscall.RawSyscall(unix.SYS_READ, uintptr(gate[0]), uintptr(unsafe.Pointer(&fd)), 1) // no signal disturbs it: they are blocked
+	syscall.RawSyscall(unix.SYS_CLOSE, uintptr(gate[0]), 0, 0)
+	if parent, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); st.errno != 0 || parent != first {
+		exit()
+	}
+	return 0, e
 }
 
 // closeRest closes the descriptors from 3 on, but two, of which a is not the greater one.

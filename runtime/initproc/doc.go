@@ -5,9 +5,9 @@
 // It runs from a file in memory that is sealed and was made for this one start: the container's root can neither write to it nor lead
 // anything to another container's. It is executed by its descriptor, so it needs no path, no /proc and no mount that allows execution.
 //
-// It starts nothing itself. The start plan makes a second process, which becomes the command; only when that has succeeded does the first
-// become init. So a command that is not there is told as it is without --init, by the same step and with the same exit status, and init
-// has nothing that could fail. The command is the leader of a session of its own, whose terminal is the container's, as it is without
+// It starts nothing itself. The start plan makes a second process; the first becomes init, and then the second the command. So a command
+// that is not there is told as it is without --init, by the same step and with the same exit status, and init has nothing that could
+// fail. Nor does the command ever see a first process that still has the memory of the one that started it. The command is the leader of a session of its own, whose terminal is the container's, as it is without
 // --init. It is a child of init, which gets:
 //
 //	descriptor 0   a pidfd of the command; 1 and 2 are the container's, as some write to /proc/1/fd/1

@@ -3,8 +3,8 @@
 // The first process of a container that was started with --init: it passes signals on to the command, reaps whatever is left to it, and
 // ends as the command ends. hack/init.sh compiles it, for no library and with none of the kernel's headers; doc.go says who starts it.
 //
-// It is started when the command already runs as its child, with a pidfd of that as descriptor 0 and every signal blocked since before
-// there was a command. So nothing is missed, and nothing here can fail: there is no memory to be had, no file to be opened.
+// It is started when its child, which becomes the command, is already there, with a pidfd of that as descriptor 0 and every signal blocked
+// since before there was a child. So nothing is missed, and nothing here can fail: there is no memory to be had, no file to be opened.
 
 #if defined(__x86_64__)
 enum { rt_sigtimedwait = 128, prctl = 157, exit_group = 231, waitid = 247 };

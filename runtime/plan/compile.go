@@ -295,9 +295,6 @@ func (c *compiler) init() {
 	fork := c.Plan.add(Step{Name: "make the command's process", Shell: "(  # a second process becomes the command", Op: OpFork})
 	c.call("begin the command's session", "setsid", unix.SYS_SETSID)
 	c.takeTerminal()
-	if !c.has(specs.PIDNamespace) {
-		c.call("die with init", nowhere, unix.SYS_PRCTL, Int(unix.PR_SET_PDEATHSIG), Int(int(unix.SIGKILL)))
-	}
 	c.signalMask("empty the signal mask", 0)
 	c.run()
 	c.Plan.Steps[fork-1].Args = []Arg{Int(len(c.Plan.Steps) - fork)}

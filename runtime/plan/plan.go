@@ -17,7 +17,7 @@ const (
 	OpCheckFS             // the file system at Args[0], a path, has the magic number Args[1]
 	OpCloseRest           // close every descriptor from 3 on, but Args[0], where that is above 2, and the one by which the walker tells that the command has begun
 	OpExecAny             // execve each of Args[0], paths, with arguments Args[1] and environment Args[2], until one succeeds
-	OpFork                // make a second process, for the next Args[0] steps, of which the last is an exec; the first goes on behind them once that has succeeded. The result is a pidfd
+	OpFork                // make a second process, for the next Args[0] steps; the first goes on behind them, with a pidfd for the result. Both end in an exec, the second one's later
 )
 
 // Plan is a start plan.
@@ -38,6 +38,9 @@ type Step struct {
 	Needs int          // skip unless this step, counted from 1, succeeded; 0 for always
 	Cwd   bool         // part of entering the working directory: where it fails, the caller or the image named a wrong one
 }
+
+// Steps is how many steps an OpFork's second process does.
+func (s Step) Steps() int { return int(s.Args[0].n) }
 
 // Arg is an argument: a number, bytes whose address is passed, a list of strings as argv is, or the result of an earlier step.
 type Arg struct {

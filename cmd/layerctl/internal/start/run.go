@@ -18,6 +18,7 @@ type Run struct {
 	Interactive bool
 	TTY         bool
 	Explain     bool
+	Init        bool
 	Name        string
 	Env         []string
 	WorkDir     string
@@ -55,6 +56,7 @@ func (r *Run) Flags() []Flag {
 		entrypoint,
 		boolFlag(&r.Interactive, "interactive", "i", "keep stdin open"),
 		boolFlag(&r.TTY, "tty", "t", "give the container a terminal"),
+		boolFlag(&r.Init, "init", "", "a small first process that reaps orphans and passes signals on to the command"),
 		stringFlag(&r.RootFS, "rootfs", "", "run over this directory instead of an image; it is never written"),
 		stringFlag(&r.Hostname, "hostname", "", "the container's host name (default: its short ID)"),
 		stringFlag(&r.Network, "network", "", "none or host"),
@@ -98,7 +100,7 @@ func (r *Run) Find(args []string) (*record.Record, error) {
 func (r *Run) Options(image *record.Record, args []string) runtime.CreateOptions {
 	o := runtime.CreateOptions{
 		Name: r.Name, RootFS: r.RootFS, Args: args, Env: r.Env, WorkDir: r.WorkDir, User: r.User,
-		Hostname: r.Hostname, Network: r.Network, TTY: r.TTY, Interactive: r.Interactive, AutoRemove: r.Remove,
+		Hostname: r.Hostname, Network: r.Network, TTY: r.TTY, Interactive: r.Interactive, AutoRemove: r.Remove, Init: r.Init,
 		EnvFiles: r.EnvFiles, Labels: r.Labels, LabelFiles: r.LabelFiles, CIDFile: r.CIDFile, StopSignal: r.StopSignal,
 		StopTimeout: r.StopTimeout, Restart: r.Restart, LogDriver: r.LogDriver, LogOpts: r.LogOpts,
 	}
