@@ -132,8 +132,8 @@ func forward(signals <-chan os.Signal, p *executor.Process) {
 	}
 }
 
-// catches says whether a process has a handler for a signal, or has blocked it to wait for it, as the little inits do (SigCgt and SigBlk,
-// proc(5)). The pid is believed because its process is not reaped while anything is forwarded to it.
+// catches says whether a process has a handler for a signal, or has blocked it to read it from a signalfd (SigCgt and SigBlk, proc(5)).
+// The pid is believed because its process is not reaped while anything is forwarded to it.
 func catches(pid int, n unix.Signal) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
