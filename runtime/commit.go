@@ -47,11 +47,11 @@ func (c *Config) Settings() Settings {
 	return s
 }
 
-// Pause stops every process of a container until resume is called; a container that does not run need not be stopped. Who is killed
+// Suspend stops every process of a container until resume is called; a container that does not run need not be stopped. Who is killed
 // meanwhile leaves it stopped: it goes on when the next command looks at it. It returns ErrUnsupported where the container has no freezer.
-func (s *Store) Pause(ctx context.Context, c *Container) (resume func() error, err error) {
+func (s *Store) Suspend(ctx context.Context, c *Container) (resume func() error, err error) {
 	nothing := func() error { return nil }
-	if !c.State.Running() {
+	if c.State.Pid == 0 {
 		return nothing, nil
 	}
 	fail := func(err error) (func() error, error) { return nil, fmt.Errorf("pause container %s: %w", c.Name, err) }
@@ -67,7 +67,10 @@ func (s *Store) Pause(ctx context.Context, c *Container) (resume func() error, e
 	err = group.Freeze(ctx)
 	failpoint.Hit("pause/frozen")
 	resume = func() error {
-		err := group.Thaw()
+		var err error
+		if !exists(s.volatile(&c.Config, "pause")) { // else its user has paused it
+			err = group.Thaw()
+		}
 		failpoint.Hit("pause/thawed")
 		return errors.Join(err, unlessGone(os.Remove(held.Name())), held.Close())
 	}
@@ -116,7 +119,7 @@ func (s *Store) holdPaused(ctx context.Context, c *Container) (*os.File, error) 
 // resumeLeft lets a container go on that was paused by somebody who is gone.
 func (s *Store) resumeLeft(c *Container) {
 	if f := snapshot.LockIdle(s.volatile(&c.Config, "paused")); f != nil {
-		if cgroup.Of(c.ID).Thaw() == nil {
+		if exists(s.volatile(&c.Config, "pause")) || cgroup.Of(c.ID).Thaw() == nil {
 			os.Remove(f.Name())
 		}
 		f.Close()

@@ -42,6 +42,10 @@ type CreateOptions struct {
 	LogOpts                   []string
 	PidMode, IPCMode, UTSMode string // "", host, or container:ID
 	StdinOnce                 bool   // the first who sends input takes stdin with him when he ends
+
+	// How Run connects the caller with it.
+	Detach     bool   // not at all: it goes on in the background
+	DetachKeys []byte // what detaches from its terminal; nil is monitor.DefaultDetachKeys
 }
 
 // config checks the options and completes them.

@@ -221,9 +221,6 @@ func checkShared(kind, mode string) error {
 
 // unsupported refuses what a container can be asked for and would not get.
 func (c *Config) unsupported() error {
-	if c.Restart.Name != "" {
-		return Refuse("--restart %s", c.Restart)
-	}
 	if c.LogDriver != "none" && c.LogOpts != (LogOptions{}) {
 		return Refuse("--log-opt: containers keep no log")
 	}

@@ -117,13 +117,10 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 	}
 	var r running
 	if readVolatile(s.volatile(&c.Config, "state.json"), &r); r.Pid == 0 {
-		return os.RemoveAll(s.volatile(&c.Config)) // it had not begun
+		return os.RemoveAll(s.volatile(&c.Config)) // it had not begun, or was waiting to be started again: what is recorded stands
 	}
-	e := ended{ExitCode: 255, Error: "its monitor was killed; nobody saw how it ended", StartedAt: r.StartedAt, FinishedAt: time.Now().UTC()}
-	b, err := seal(c.ID, "exit.json", e)
-	if err == nil {
-		err = snapshot.WriteFile(s.path(c.ID, "exit.json"), b, true)
-	}
+	e := ended{ExitCode: 255, Error: "its monitor was killed; nobody saw how it ended", StartedAt: r.StartedAt, RestartCount: r.Restarts, FinishedAt: time.Now().UTC()}
+	err = s.record(&recorded{Config: c.Config}, e, true)
 	failpoint.Hit("bury/recorded")
 	if err == nil {
 		err = os.RemoveAll(s.volatile(&c.Config))
@@ -234,7 +231,7 @@ func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 		if !force {
 			return fail(ErrInUse)
 		}
-		if err := s.end(c); err != nil {
+		if err := s.end(ctx, c); err != nil {
 			return fail(err)
 		}
 	}
@@ -268,27 +265,40 @@ func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 	return nil
 }
 
-// end kills a running container's first process, with which all others go, and waits for its end. The pid is believed only while the
-// container's lock is held: so long its monitor has not reaped it.
-func (s *Store) end(c *Container) error {
-	fd, err := unix.PidfdOpen(c.State.Pid, 0)
-	if err == unix.ESRCH {
+// end kills a running container. A monitor that does not see to what is left, because it is stopped itself, is killed, too: whoever finds
+// the lock free does it.
+func (s *Store) end(ctx context.Context, c *Container) error {
+	none := time.Duration(0)
+	err := s.stop(ctx, c, &none)
+	if errors.Is(err, ErrNotRunning) {
 		return nil
 	}
-	if err != nil {
+	if !errors.Is(err, ErrInUse) {
 		return err
 	}
-	defer unix.Close(fd)
-	if monitored, err := s.monitored(c.ID); err != nil || !monitored {
+	p, perr := openProcess(c.monitor, 0)
+	if perr != nil {
 		return err
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+	defer p.Close()
+	if !s.isMonitor(c) {
 		return err
 	}
-	for {
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
-		if err != unix.EINTR {
-			return err
+	if err := unix.PidfdSendSignal(int(p.Fd()), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return fmt.Errorf("kill monitor %d: %w", c.monitor, err)
+	}
+	_, err = await(ctx, p, time.Minute)
+	return err
+}
+
+// isMonitor says whether the process that state.json calls the container's monitor has the container's lock, and not only the pid that the
+// monitor had.
+func (s *Store) isMonitor(c *Container) bool {
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", c.monitor))
+	for _, fd := range fds {
+		if target, err := os.Readlink(fd); err == nil && target == s.path(c.ID) {
+			return true
 		}
 	}
+	return false
 }

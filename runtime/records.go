@@ -7,23 +7,50 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
-// ended is exit.json.
+// ended is exit.json: how a container has ended, last time; or that it has begun, of one whose end is not recorded yet.
 type ended struct {
 	ExitCode              int
 	Error                 string `json:",omitempty"`
+	Begun                 bool   `json:",omitempty"`
+	OOMKilled             bool   `json:",omitempty"`
+	Stopped               bool   `json:",omitempty"` // by the user
+	RestartCount          int    `json:",omitempty"`
 	StartedAt, FinishedAt time.Time
 }
 
 // running is state.json.
 type running struct {
-	Pid       int
+	Version   int
+	Pid       int    // of the first process; 0 between two runs
+	PidStart  uint64 // when it began, in clock ticks since the machine did (proc(5), /proc/PID/stat): another process that has its pid later began later
 	StartedAt time.Time
+	Monitor   int       // its pid
+	Restarts  int       // how often it has been started again by its policy
+	RestartAt time.Time // between two runs: when the next begins
+	ExitCode  *int      `json:",omitempty"` // of one that is being removed: for those who have the file open
+}
+
+// stateVersion is the form of state.json.
+const stateVersion = 1
+
+// startTime is when a process began: the 22nd word of /proc/PID/stat, of which the second, in parentheses, may be anything.
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	words := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(words) < 20 {
+		return 0, fmt.Errorf("read /proc/%d/stat: %w", pid, fs.ErrInvalid)
+	}
+	return strconv.ParseUint(string(words[19]), 10, 64)
 }
 
 // copyLabel is the label of a container's snapshot that has a copy of config.json, of a container that is kept: each is made again of the

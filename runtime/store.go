@@ -17,7 +17,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/layerctl/layerctl/runtime/monitor"
+	"github.com/layerctl/layerctl/runtime/cgroup"
+	"github.com/layerctl/layerctl/runtime/logs"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
@@ -171,15 +172,19 @@ type State struct {
 	FinishedAt   time.Time
 }
 
-// Running says whether the container has processes, be they paused.
-func (s State) Running() bool { return s.Status == StatusRunning || s.Status == StatusPaused }
+// Running says whether the container has processes, be they paused, or waits to be started again.
+func (s State) Running() bool {
+	return s.Status == StatusRunning || s.Status == StatusPaused || s.Status == StatusRestarting
+}
 
 // Container is a container as List and Lookup find it.
 type Container struct {
 	Config
 	State State
 
-	starting bool // created, and its monitor is at it
+	starting bool   // created, and its monitor is at it
+	monitor  int    // the pid of its monitor, while it has one
+	pidStart uint64 // when its first process began (startTime)
 }
 
 // Store is the containers of one layerctl store.
@@ -189,6 +194,15 @@ type Store struct {
 	root  string
 	rroot string
 	snaps *snapshot.Store
+
+	// Warn is told what the user should know and is no error; nil tells nobody.
+	Warn func(line string)
+}
+
+func (s *Store) warn(line string) {
+	if s.Warn != nil {
+		s.Warn(line)
+	}
 }
 
 // Open returns the containers of the store at root, with volatile state below runRoot.
@@ -228,7 +242,13 @@ type recorded struct {
 	Config
 	lock    *os.File
 	signals <-chan os.Signal // for the container; what comes before its start ends the run
-	hub     *monitor.Hub     // in the monitor
+
+	// In a monitor of its own: how often it has been started again, and what is called before the container's first process is made, with
+	// the outer end of its terminal, and when the command has begun.
+	restarts int
+	log      *logs.Writer // nil for none
+	connect  func(console *os.File) error
+	started  func(pid int)
 }
 
 func (s *Store) path(id string, name ...string) string {
@@ -345,14 +365,8 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	var r running
-	readVolatile(s.volatile(&c.Config, "state.json"), &r) // not there, or half written: it has not begun, as far as anybody knows
 	if monitored {
-		c.State, c.starting = State{Status: StatusCreated}, true
-		if r.Pid != 0 {
-			c.State, c.starting = State{Status: StatusRunning, Pid: r.Pid, StartedAt: r.StartedAt}, false
-			s.resumeLeft(c)
-		}
+		s.observe(c)
 		return c, nil
 	}
 	// Nobody monitors it, and its volatile state is there: a crash left that.
@@ -368,13 +382,52 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 	var e ended
 	switch err := s.readRecord(id, "exit.json", &e); {
 	case err == nil:
-		c.State = State{Status: StatusExited, ExitCode: e.ExitCode, Error: e.Error, StartedAt: e.StartedAt, FinishedAt: e.FinishedAt}
+		c.State = e.state()
 	case errors.Is(err, fs.ErrNotExist):
 		c.State = State{Status: StatusCreated}
 	default:
 		return nil, err
 	}
 	return c, nil
+}
+
+// state is how a container is whose end is recorded.
+func (e *ended) state() State {
+	st := State{Status: StatusExited, ExitCode: e.ExitCode, Error: e.Error, OOMKilled: e.OOMKilled, RestartCount: e.RestartCount, StartedAt: e.StartedAt, FinishedAt: e.FinishedAt}
+	switch {
+	case e.Begun:
+		st.ExitCode, st.Error = 255, "its run root was emptied, as by a reboot; nobody saw how it ended"
+	case e.StartedAt.IsZero():
+		st.Status = StatusCreated // it could not be started
+	}
+	return st
+}
+
+// observe says how a container is that has a monitor.
+func (s *Store) observe(c *Container) {
+	c.State, c.starting = State{Status: StatusCreated}, true
+	var r running
+	if readVolatile(s.volatile(&c.Config, "state.json"), &r) != nil {
+		return // not there, or half written: it has not begun, as far as anybody knows
+	}
+	c.monitor, c.pidStart = r.Monitor, r.PidStart
+	switch {
+	case r.Pid != 0:
+		c.starting = false
+		c.State = State{Status: StatusRunning, Pid: r.Pid, StartedAt: r.StartedAt, RestartCount: r.Restarts}
+		s.resumeLeft(c)
+		if exists(s.volatile(&c.Config, "pause")) {
+			if frozen, err := cgroup.Of(c.ID).Frozen(); err == nil && frozen {
+				c.State.Status = StatusPaused
+			}
+		}
+	case !r.RestartAt.IsZero():
+		c.starting = false
+		var e ended
+		s.readRecord(c.ID, "exit.json", &e)
+		c.State = e.state()
+		c.State.Status, c.State.RestartCount = StatusRestarting, r.Restarts
+	}
 }
 
 // ids lists the containers that have a directory.

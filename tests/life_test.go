@@ -59,7 +59,7 @@ func TestSharedRunRoot(t *testing.T) {
 	if out := e.ok("ps", "--format", "{{.Names}}"); out != "orphan\n" {
 		t.Errorf("after a look from another store: %q", out)
 	}
-	cmd.Process.Signal(syscall.SIGKILL)
+	syscall.Kill(e.monitorOf("orphan"), syscall.SIGKILL)
 	cmd.Wait()
 	e.ok("--root", filepath.Join(e.dir, "second"), "ps", "-a")
 	if out := e.ok("ps", "-a", "--format", "{{.Status}}"); !strings.HasPrefix(out, "Exited (255)") {

@@ -63,7 +63,7 @@ func execute(ctx context.Context, stopSignals func(), args []string, stdin io.Re
 	switch {
 	case errors.As(err, &exit):
 		return exit.Code
-	case cmd != nil && cmd.Name() == "run":
+	case cmd != nil && (cmd.Name() == "run" || cmd.Name() == "create"):
 		return 125
 	case errors.As(err, &usage):
 		return 2
@@ -145,6 +145,7 @@ shows what is inside the layers.`,
 		a.dfCommand(), a.pruneCommand(), groupCommand("image", "Manage images", a.imagePruneCommand()),
 		groupCommand("container", "Manage containers", a.containerPruneCommand()),
 	)
+	root.AddCommand(a.lifeCommands()...)
 	root.AddCommand(a.buildCommands()...)
 	strict(root)
 	return root

@@ -40,7 +40,7 @@ that of a running one is copied, while it is paused. Without REF the image has n
 			}
 			from := image.Committed{Key: c.Key(), Image: c.Image.ID, Command: c.Command, Settings: record.Settings(c.Settings())}
 			if pause {
-				from.Pause = func(ctx context.Context) (func() error, error) { return containers.Pause(ctx, c) }
+				from.Pause = func(ctx context.Context) (func() error, error) { return containers.Suspend(ctx, c) }
 			}
 			opt.Warn = func(s string) { slog.Warn(s) }
 			img, err := images.Commit(cmd.Context(), from, opt)

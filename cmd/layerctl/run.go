@@ -9,6 +9,7 @@ import (
 	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
 	"github.com/layerctl/layerctl/image"
 	"github.com/layerctl/layerctl/image/record"
+	"github.com/layerctl/layerctl/runtime"
 	"github.com/layerctl/layerctl/snapshot"
 )
 
@@ -45,24 +46,11 @@ func (a *app) run(cmd *cobra.Command, r *start.Run, args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx := cmd.Context()
-	var code int
-	for try := 1; ; try++ {
-		var rec *record.Record
-		if r.RootFS == "" {
-			if rec, err = a.runImage(ctx, images, r, args, try > 1); err != nil {
-				return err
-			}
-		}
+	code, err := onImage(cmd.Context(), a, images, r, args, func(ctx context.Context, o runtime.CreateOptions) (int, error) {
 		// From here on the signals are the container's. Letting go of them cancels the context, which is not meant.
 		a.stopSignals()
-		ctx = context.WithoutCancel(ctx)
-		code, err = r.Execute(ctx, containers, r.Options(rec, args))
-		if !errors.Is(err, snapshot.ErrNotFound) || rec == nil || try == 3 {
-			break
-		}
-		// The image was removed after it was found and before the container stood on it.
-	}
+		return r.Execute(context.WithoutCancel(ctx), containers, o)
+	})
 	if err != nil {
 		return err
 	}
@@ -70,6 +58,25 @@ func (a *app) run(cmd *cobra.Command, r *start.Run, args []string) error {
 		return exitStatus(code)
 	}
 	return nil
+}
+
+// onImage does something with the image that args name, and again where that was removed after it was found and before a container stood
+// on it.
+func onImage[T any](ctx context.Context, a *app, images *image.Store, r *start.Run, args []string, do func(context.Context, runtime.CreateOptions) (T, error)) (T, error) {
+	for try := 1; ; try++ {
+		var rec *record.Record
+		var err error
+		if r.RootFS == "" {
+			if rec, err = a.runImage(ctx, images, r, args, try > 1); err != nil {
+				var none T
+				return none, err
+			}
+		}
+		done, err := do(ctx, r.Options(rec, args))
+		if !errors.Is(err, snapshot.ErrNotFound) || rec == nil || try == 3 {
+			return done, err
+		}
+	}
 }
 
 // runImage finds the image that is to be run, and pulls it where --pull says so. Where its record misled, the rows are asked.

@@ -53,6 +53,16 @@ func (g *Group) Freeze(ctx context.Context) error {
 	return nil
 }
 
+// Frozen says whether the processes in the groups are stopped.
+func (g *Group) Frozen() (bool, error) {
+	file, stop, _, err := g.freezer()
+	if err != nil {
+		return false, err
+	}
+	b, err := os.ReadFile(file)
+	return strings.TrimSpace(string(b)) == stop, err
+}
+
 // frozenV1 waits. The kernel tells nobody when v1's freezer has stopped all, and each look makes it try again.
 func (g *Group) frozenV1(ctx context.Context) error {
 	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {

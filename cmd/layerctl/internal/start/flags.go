@@ -2,6 +2,7 @@ package start
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -130,4 +131,9 @@ func shortNamed(flags []Flag, short string) *Flag {
 		}
 	}
 	return nil
+}
+
+// Without leaves flags out.
+func Without(flags []Flag, names ...string) []Flag {
+	return slices.DeleteFunc(flags, func(f Flag) bool { return slices.Contains(names, f.Name) })
 }

@@ -3,6 +3,8 @@ package start
 import (
 	"reflect"
 	"testing"
+
+	"github.com/layerctl/layerctl/runtime/monitor"
 )
 
 func TestParse(t *testing.T) {
@@ -33,7 +35,7 @@ func TestParse(t *testing.T) {
 		if !ok {
 			continue
 		}
-		c.want.Network, c.want.Pull = "none", "missing"
+		c.want.Network, c.want.Pull, c.want.DetachKeys = "none", "missing", monitor.DefaultDetachKeys
 		if !reflect.DeepEqual(rest, c.rest) || !reflect.DeepEqual(r, c.want) {
 			t.Errorf("%q:\n got %q %+v\nwant %q %+v", c.args, rest, r, c.rest, c.want)
 		}

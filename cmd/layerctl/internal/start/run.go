@@ -8,6 +8,7 @@ import (
 
 	"github.com/layerctl/layerctl/image/record"
 	"github.com/layerctl/layerctl/runtime"
+	"github.com/layerctl/layerctl/runtime/monitor"
 )
 
 // Run is the command line of `layerctl run`.
@@ -17,6 +18,8 @@ type Run struct {
 	Remove      bool
 	Interactive bool
 	TTY         bool
+	Detach      bool
+	DetachKeys  string
 	Explain     bool
 	Init        bool
 	Name        string
@@ -44,7 +47,7 @@ type Run struct {
 
 // Flags are run's own flags. What follows the image is the container's, dashes and all.
 func (r *Run) Flags() []Flag {
-	r.Network, r.Pull = "none", "missing"
+	r.Network, r.Pull, r.DetachKeys = "none", "missing", monitor.DefaultDetachKeys
 	entrypoint := stringFlag(&r.Entrypoint, "entrypoint", "", "instead of the image's entrypoint; clears the image's command too")
 	entrypoint.given = &r.entrypointGiven
 	return []Flag{
@@ -57,6 +60,8 @@ func (r *Run) Flags() []Flag {
 		boolFlag(&r.Interactive, "interactive", "i", "keep stdin open"),
 		boolFlag(&r.TTY, "tty", "t", "give the container a terminal"),
 		boolFlag(&r.Init, "init", "", "a small first process that reaps orphans and passes signals on to the command"),
+		boolFlag(&r.Detach, "detach", "d", "run in the background, and print the container's ID"),
+		stringFlag(&r.DetachKeys, "detach-keys", "", "the keys that detach from the terminal"),
 		stringFlag(&r.RootFS, "rootfs", "", "run over this directory instead of an image; it is never written"),
 		stringFlag(&r.Hostname, "hostname", "", "the container's host name (default: its short ID)"),
 		stringFlag(&r.Network, "network", "", "none or host"),
@@ -82,12 +87,19 @@ func (r *Run) Check(args []string) error {
 		return Hinted(runtime.Refuse("publish ports (-p %s)", r.Publish[0]), "containers have no network yet; --network host shares the host's")
 	case r.Network != "none" && r.Network != "host":
 		return Hinted(runtime.Refuse("--network %s", r.Network), "containers have no networks of their own yet: use none (the default) or host")
+	case badKeys(r.DetachKeys):
+		return fmt.Errorf("run: --detach-keys %s: want single characters or ctrl-<a-z, @, [, \\, ], ^ or _>, by commas", r.DetachKeys)
 	case r.Pull != "always" && r.Pull != "missing" && r.Pull != "never":
 		return fmt.Errorf("run: --pull %s: want always, missing or never", r.Pull)
 	case r.RootFS == "" && len(args) == 0:
 		return Hinted(errors.New("run: no image named"), "usage: layerctl run [flags] IMAGE|--rootfs DIR [COMMAND [ARG…]]")
 	}
 	return nil
+}
+
+func badKeys(keys string) bool {
+	_, err := monitor.ParseDetachKeys(keys)
+	return err != nil
 }
 
 // Find returns the run record of the image that args name, without opening a database. It answers record.ErrNotFound for what only
@@ -100,10 +112,12 @@ func (r *Run) Find(args []string) (*record.Record, error) {
 func (r *Run) Options(image *record.Record, args []string) runtime.CreateOptions {
 	o := runtime.CreateOptions{
 		Name: r.Name, RootFS: r.RootFS, Args: args, Env: r.Env, WorkDir: r.WorkDir, User: r.User,
-		Hostname: r.Hostname, Network: r.Network, TTY: r.TTY, Interactive: r.Interactive, AutoRemove: r.Remove, Init: r.Init,
+		Hostname: r.Hostname, Network: r.Network, TTY: r.TTY, Interactive: r.Interactive, AutoRemove: r.Remove, Init: r.Init, Detach: r.Detach,
 		EnvFiles: r.EnvFiles, Labels: r.Labels, LabelFiles: r.LabelFiles, CIDFile: r.CIDFile, StopSignal: r.StopSignal,
 		StopTimeout: r.StopTimeout, Restart: r.Restart, LogDriver: r.LogDriver, LogOpts: r.LogOpts,
+		StdinOnce: r.Interactive && !r.Detach,
 	}
+	o.DetachKeys, _ = monitor.ParseDetachKeys(r.DetachKeys)
 	if r.entrypointGiven {
 		entrypoint := []string{}
 		if r.Entrypoint != "" {
@@ -126,5 +140,12 @@ func (r *Run) Execute(ctx context.Context, containers *runtime.Store, o runtime.
 	if r.Explain {
 		return 0, containers.Explain(ctx, o, os.Stdout)
 	}
-	return containers.Run(ctx, o, runtime.IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+	id, code, err := containers.Run(ctx, o, runtime.IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+	if errors.Is(err, monitor.ErrDetached) {
+		return 0, nil
+	}
+	if err == nil && o.Detach {
+		_, err = fmt.Println(id)
+	}
+	return code, err
 }

@@ -1,0 +1,148 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/runtime/monitor"
+	"github.com/layerctl/layerctl/snapshot/failpoint"
+)
+
+// Create makes a container that is not started.
+func (s *Store) Create(ctx context.Context, o CreateOptions) (*Config, error) {
+	r, err := s.create(ctx, o)
+	if err != nil {
+		return nil, &ExitError{exitCode(err), fmt.Errorf("create: %w", err)}
+	}
+	err = os.RemoveAll(r.RunDir)
+	r.lock.Close()
+	if err != nil {
+		return nil, fmt.Errorf("create: %w", err)
+	}
+	return &r.Config, nil
+}
+
+// StartOptions say how whoever starts a container, or attaches to one, is connected with it.
+type StartOptions struct {
+	Attach     bool   // to its output, until it ends
+	Input      bool   // and its input, of a container made with it
+	DetachKeys []byte // what detaches from a terminal; nil is monitor.DefaultDetachKeys
+}
+
+// Start starts a container that does not run. Attached, it returns the exit status; else 0 when the command has begun. One that runs
+// already is left as it is, which is an error when its output was to be seen from the start.
+func (s *Store) Start(ctx context.Context, c *Container, o StartOptions, streams IO) (int, error) {
+	code, err := s.start(ctx, c, o, streams)
+	if err != nil && !errors.Is(err, monitor.ErrDetached) {
+		var failed *ExitError
+		if !errors.As(err, &failed) {
+			err = &ExitError{exitCode(err), err}
+		}
+		err = fmt.Errorf("start container %s: %w", c.Name, err)
+	}
+	return code, err
+}
+
+func (s *Store) start(ctx context.Context, c *Container, o StartOptions, streams IO) (int, error) {
+	switch {
+	case c.State.Status == StatusPaused:
+		return 0, &kindError{"it is paused", ErrPaused}
+	case c.State.Status == StatusRunning && o.Attach:
+		return s.attach(ctx, c, o, streams)
+	case c.State.Running():
+		return 0, nil
+	}
+	signals := monitor.Catch()
+	lock, err := s.hold(ctx, c.ID, time.Second)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return 0, &kindError{"another command is starting or removing it", ErrInUse}
+	}
+	if err != nil {
+		return 0, err
+	}
+	r := &recorded{lock: lock, signals: signals}
+	if r.Config, err = s.readConfig(c.ID); err == nil {
+		err = s.makeVolatile(&r.Config)
+	}
+	if err != nil {
+		lock.Close()
+		return 0, err
+	}
+	failpoint.Hit("start/volatile")
+	a := attachment{output: o.Attach, input: o.Input && c.Interactive, keys: o.DetachKeys}
+	code, err := s.runMonitored(r, a, streams)
+	if errors.Is(err, errNoMonitor) {
+		os.RemoveAll(s.volatile(&r.Config))
+	}
+	return code, err
+}
+
+// makeVolatile makes the directory for a container's volatile state again, empty.
+func (s *Store) makeVolatile(c *Config) error {
+	dir := s.volatile(c)
+	if err := endProcesses(c.ID); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return err
+	}
+	return os.Mkdir(dir, 0o700)
+}
+
+// Attach connects the caller's streams with a running container's until it ends, and returns its exit status. A user who detaches gets
+// monitor.ErrDetached.
+func (s *Store) Attach(ctx context.Context, c *Container, o StartOptions, streams IO) (int, error) {
+	code, err := s.attach(ctx, c, o, streams)
+	if err != nil && !errors.Is(err, monitor.ErrDetached) {
+		err = fmt.Errorf("attach to container %s: %w", c.Name, err)
+	}
+	return code, err
+}
+
+func (s *Store) attach(ctx context.Context, c *Container, o StartOptions, streams IO) (int, error) {
+	switch {
+	case c.State.Status == StatusPaused:
+		return 0, &kindError{"it is paused", ErrPaused}
+	case c.State.Status == StatusRestarting:
+		return 0, &kindError{"it is restarting: wait until it runs", ErrNotRunning}
+	case c.State.Status != StatusRunning:
+		return 0, notRunning(c)
+	}
+	conn, err := s.dial(c)
+	if errors.Is(err, ErrNotRunning) && c.AutoRemove {
+		err = &kindError{fmt.Sprintf("it runs in the foreground of another command (process %d), which has its streams", c.monitor), ErrUnsupported}
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	hello := monitor.Hello{Input: o.Input && c.Interactive, Output: true}
+	hello.Window(streams.Stdout, streams.Stdin)
+	if err := conn.Greet(hello); err != nil {
+		return 0, err
+	}
+	return monitor.Attach(conn, monitor.AttachOptions{Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
+		Input: hello.Input, TTY: c.TTY, DetachKeys: o.DetachKeys, Signals: monitor.Catch(), Proxy: true, Warn: s.warn})
+}
+
+// Restart stops a container as Stop does, where it runs, and starts it.
+func (s *Store) Restart(ctx context.Context, c *Container, timeout *time.Duration) error {
+	if err := s.Stop(ctx, c, timeout); err != nil {
+		return err
+	}
+	now, err := s.load(ctx, c.ID)
+	if err != nil {
+		return fmt.Errorf("restart container %s: %w", c.Name, err)
+	}
+	_, err = s.Start(ctx, now, StartOptions{}, IO{})
+	return err
+}
