@@ -95,6 +95,7 @@ func TestSchema(t *testing.T) {
 	check("inspect snapshot", "inspect", "--type", "snapshot", chain)
 	e.begun("run", "--rm", "--name", "now", "busybox", "sh", "-c", "echo up; exec sleep 1000")
 	check("ns", "ns", "--format", "json")
+	check("stats", "stats", "--no-stream", "-a", "--format", "json")
 	e.ok("rm", "-f", "now")
 	t.Logf("%d records", seen)
 	e.ok("rm", "cc", "rr")

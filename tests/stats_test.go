@@ -1,0 +1,216 @@
+package tests
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/creack/pty"
+)
+
+// statsLine is a line of `stats --format json`.
+type statsLine struct{ Container, ID, Name, CPUPerc, MemUsage, MemPerc, NetIO, BlockIO, PIDs string }
+
+func (e *env) stats(args ...string) map[string]statsLine {
+	e.t.Helper()
+	found := map[string]statsLine{}
+	for dec := json.NewDecoder(strings.NewReader(e.ok(append([]string{"stats", "--no-stream", "--format", "json"}, args...)...))); dec.More(); {
+		var l statsLine
+		if err := dec.Decode(&l); err != nil {
+			e.t.Fatal(err)
+		}
+		found[l.Name] = l
+	}
+	return found
+}
+
+func percent(t testing.TB, s string) float64 {
+	f, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
+	if err != nil {
+		t.Error(err)
+	}
+	return f
+}
+
+// What stats shows is what the containers use.
+func TestStats(t *testing.T) {
+	e := withBusybox(t)
+	const header = "CONTAINER ID   NAME   CPU %   MEM USAGE / LIMIT   MEM %   NET I/O   BLOCK I/O   PIDS\n"
+	if out := e.ok("stats", "--no-stream"); out != header {
+		t.Errorf("without containers: %q", out)
+	}
+	// Text out of head is 30 MB of one that holds it; the other one runs all the time.
+	holds, _ := e.begun("run", "--name", "holds", "busybox", "sh", "-c", "x=$(head -c 30000000 /dev/zero | tr '\\0' x); sleep 1000 & sleep 1001 & echo up; wait; echo $x")
+	busy, _ := e.begun("run", "--name", "busy", "--network", "host", "busybox", "sh", "-c", "dd if=/dev/zero of=/big bs=1M count=8 2>/dev/null; sync; echo up; while :; do :; done")
+	e.ok("run", "--name", "ended", "busybox", "true")
+	defer func() {
+		e.ok("rm", "-f", "holds", "busy", "ended")
+		holds.Wait()
+		busy.Wait()
+	}()
+	s := e.stats()
+	if len(s) != 2 {
+		t.Fatalf("%+v", s)
+	}
+	if got := s["busy"]; percent(t, got.CPUPerc) < 2 || percent(t, got.CPUPerc) > 110 || got.PIDs != "1" || got.NetIO != "0B / 0B" || got.Container != got.ID || len(got.ID) != 12 ||
+		!strings.HasSuffix(got.BlockIO, " / 8.39MB") {
+		t.Errorf("%+v", got)
+	}
+	var used float64
+	got := s["holds"]
+	if _, err := fmt.Sscanf(got.MemUsage, "%fMiB / ", &used); err != nil || used < 28 || used > 100 || got.PIDs != "3" || percent(t, got.CPUPerc) > 50 || percent(t, got.MemPerc) <= 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	total := ""
+	for line := range strings.Lines(sh(t, e.dir, "awk '/MemTotal/ {printf \"%.4gGiB\\n%.4gMiB\\n\", $2 / 1048576, $2 / 1024}' /proc/meminfo")) {
+		if strings.HasSuffix(got.MemUsage, " / "+strings.TrimSpace(line)) {
+			total = line
+		}
+	}
+	if total == "" {
+		t.Errorf("the limit of one without a limit is %q", got.MemUsage)
+	}
+	// What does not run uses nothing.
+	idle := statsLine{"ended", "", "ended", "0.00%", "0B / 0B", "0.00%", "0B / 0B", "0B / 0B", "0"}
+	for _, args := range [][]string{{"-a", "--no-trunc"}, {"--no-trunc", "ended", "busy", "holds"}} {
+		s := e.stats(args...)
+		got := s["ended"]
+		idle.ID = got.ID
+		if args[0] == "-a" {
+			idle.Container = got.ID
+		} else {
+			idle.Container = "ended"
+		}
+		if len(s) != 3 || got != idle || len(got.ID) != 64 {
+			t.Errorf("%q: %+v", args, s)
+		}
+	}
+	if out := e.ok("stats", "--no-stream", "--format", "table {{.Name}}\t{{.PIDs}}", "ended"); out != "NAME    PIDS\nended   0\n" {
+		t.Errorf("%q", out)
+	}
+	if out := e.ok("stats", "--no-stream", "--format", "{{.Container}} {{.Name}} {{.PIDs}}", got.ID[:6], "holds"); out != got.ID[:6]+" holds 3\n" {
+		t.Errorf("%q", out)
+	}
+	e.fails(1, []string{"stats", "container nobody: no such container"}, "stats", "holds", "nobody")
+	e.fails(2, []string{"--format"}, "stats", "--no-stream", "--format", "{{.Nope}}")
+}
+
+// It goes on until it is interrupted, or what it looks at is gone; on a terminal each look replaces the one before.
+func TestStatsStream(t *testing.T) {
+	e := withBusybox(t)
+	run, _ := e.begun("run", "--rm", "--name", "web", "busybox", "sh", "-c", "echo up; exec sleep 1000")
+	stream := func(args ...string) (*exec.Cmd, *bufio.Reader) {
+		cmd := e.command(append([]string{"stats", "--format", "{{.Name}} {{.PIDs}}"}, args...)...)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.start(cmd)
+		r := bufio.NewReader(out)
+		for range 2 {
+			if line, err := r.ReadString('\n'); err != nil || line != "web 1\n" {
+				t.Errorf("%q, %v", line, err)
+			}
+		}
+		return cmd, r
+	}
+	named, _ := stream("web")
+	all, _ := stream()
+
+	shown := e.command("stats")
+	term, err := pty.StartWithSize(shown, &pty.Winsize{Rows: 24, Cols: 120})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer term.Close()
+	seen := ""
+	for b := make([]byte, 4096); strings.Count(seen, "\x1b[H") < 3; {
+		n, err := term.Read(b)
+		if err != nil {
+			t.Fatalf("%q, %v", seen, err)
+		}
+		seen += string(b[:n])
+	}
+	frames := strings.Split(seen, "\x1b[H")
+	if frames[0] != "" || strings.Contains(frames[1], "%\x1b") || !strings.Contains(frames[1], "web    --") || !strings.Contains(frames[2], "web    0.") ||
+		!strings.HasSuffix(frames[1], "\x1b[K\r\n\x1b[J") || strings.Count(frames[1], "\n") != 2 {
+		t.Errorf("%q", frames)
+	}
+	term.Write([]byte{3})
+	shown.Wait()
+	if code := shown.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("interrupted, it ends with status %d", code)
+	}
+
+	e.ok("rm", "-f", "web")
+	run.Wait()
+	if err := named.Wait(); err != nil {
+		t.Errorf("when what it looks at is gone, it ends with %v", err)
+	}
+	all.Process.Signal(syscall.SIGINT)
+	all.Wait()
+	if code := all.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("interrupted, it ends with status %d", code)
+	}
+}
+
+// The same on a machine whose cgroups are v2 alone.
+func TestStatsInV2(t *testing.T) {
+	vm := os.Getenv("LAYERCTL_VM")
+	if vm == "" {
+		t.Skip("LAYERCTL_VM names no ../shared/vm/run-in-vm.sh")
+	}
+	e := newEnv(t)
+	e.busybox("busybox")
+	sh(t, e.dir, fmt.Sprintf(`mkdir files; cp %s files/layerctl; mv busybox files/; cat > files/in-vm <<'X'
+set -e
+export PATH=/share/files:$PATH LAYERCTL_ROOT=/share/store LAYERCTL_RUN_ROOT=/run/layerctl
+cd /share/files; layerctl import ./busybox > /dev/null
+layerctl run --rm busybox true; [ ! -e /sys/fs/cgroup/layerctl ] && echo clean
+layerctl run --rm --name web busybox sh -c 'x=$(head -c 30000000 /dev/zero | tr "\0" x); dd if=/dev/zero of=/big bs=1M count=4 2> /dev/null; sync; sleep 1000 & while :; do :; done; echo $x' &
+until layerctl top web -o pid,comm 2> /dev/null | grep -q sleep; do sleep .1; done
+cat /sys/fs/cgroup/layerctl/cgroup.subtree_control
+layerctl stats --no-stream --format json web
+layerctl ns --format '{{range .Processes}}{{.ContainerPid}} {{end}}' web
+layerctl commit web frozen > /dev/null && echo committed
+layerctl rm -f web
+wait; [ ! -e /sys/fs/cgroup/layerctl ] && echo clean
+X`, binary))
+	cmd := exec.Command(vm, "-d", filepath.Join(e.dir, "files"), "--", "bash", "/share/files/in-vm")
+	cmd.Stderr = os.Stderr
+	b, err := cmd.Output()
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	if err != nil || len(lines) != 7 {
+		t.Fatalf("%v\n%s", err, b)
+	}
+	var s statsLine
+	fromJSON(t, lines[2], &s)
+	lines[2] = ""
+	if control := strings.Fields(lines[1]); !slices.Contains(control, "memory") || !slices.Contains(control, "io") {
+		t.Errorf("controllers: %q", control)
+	}
+	lines[1] = ""
+	if fields := strings.Fields(lines[3]); len(fields) != 2 || fields[0] != "1" {
+		t.Errorf("processes: %q", lines[3])
+	}
+	lines[3] = ""
+	if !reflect.DeepEqual(lines, []string{"clean", "", "", "", "committed", "web", "clean"}) {
+		t.Errorf("%q", lines)
+	}
+	var used, written float64
+	if _, err := fmt.Sscanf(s.MemUsage, "%fMiB", &used); err != nil || used < 28 || used > 200 || s.PIDs != "2" || percent(t, s.CPUPerc) < 20 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if _, err := fmt.Sscanf(s.BlockIO[strings.Index(s.BlockIO, "/ "):], "/ %fMB", &written); err != nil || written < 4 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
