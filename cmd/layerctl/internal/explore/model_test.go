@@ -47,6 +47,7 @@ func FuzzSafe(f *testing.F) {
 	f.Add("a\x1b]0;x\x07", "b")
 	f.Add(`\x1b`, "\x1b")
 	f.Add("\u202e", "\xe2\x80\xae")
+	f.Add("0\u11da\u11c7", "0\u11da")
 	f.Fuzz(func(t *testing.T, a, b string) {
 		for _, s := range []string{safe(a), asciiOnly(safe(a))} {
 			if !utf8.ValidString(s) || ansi.Strip(s) != s {

@@ -63,8 +63,11 @@ func safe(s string) string {
 	return b.String()
 }
 
-// fused are the symbols that a terminal may draw as one with their neighbour: the letters of flags and the tones of skin.
-func fused(r rune) bool { return r >= 0x1f1e6 && r <= 0x1f1ff || r >= 0x1f3fb && r <= 0x1f3ff }
+// fused are what a terminal may draw as one with its neighbour: the letters of flags, the tones of skin, and the vowels and last consonants
+// of Korean syllables in parts.
+func fused(r rune) bool {
+	return r >= 0x1f1e6 && r <= 0x1f1ff || r >= 0x1f3fb && r <= 0x1f3ff || r >= 0x1160 && r <= 0x11ff || r >= 0xd7b0 && r <= 0xd7ff
+}
 
 // asciiOnly escapes what is left beyond ASCII, for a terminal that is said to show nothing else.
 func asciiOnly(s string) string {
