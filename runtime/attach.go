@@ -130,8 +130,13 @@ func (s *Store) attach(ctx context.Context, c *Container, o StartOptions, stream
 	if err := conn.Greet(hello); err != nil {
 		return 0, err
 	}
-	return monitor.Attach(conn, monitor.AttachOptions{Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
+	s.happened(&c.Config, "attach")
+	code, err := monitor.Attach(conn, monitor.AttachOptions{Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
 		Input: hello.Input, TTY: c.TTY, DetachKeys: o.DetachKeys, Signals: monitor.Catch(), Proxy: true, Warn: s.warn})
+	if errors.Is(err, monitor.ErrDetached) {
+		s.happened(&c.Config, "detach")
+	}
+	return code, err
 }
 
 // Restart stops a container as Stop does, where it runs, and starts it.
@@ -143,6 +148,8 @@ func (s *Store) Restart(ctx context.Context, c *Container, timeout *time.Duratio
 	if err != nil {
 		return fmt.Errorf("restart container %s: %w", c.Name, err)
 	}
-	_, err = s.Start(ctx, now, StartOptions{}, IO{})
+	if _, err = s.Start(ctx, now, StartOptions{}, IO{}); err == nil {
+		s.happened(&c.Config, "restart")
+	}
 	return err
 }

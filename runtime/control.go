@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -128,6 +129,7 @@ func (s *Store) kill(c *Container, sig unix.Signal) error {
 	if err := s.signal(c, sig); err != nil {
 		return err
 	}
+	s.happened(&c.Config, "kill", "signal", strconv.Itoa(int(sig)))
 	if sig == unix.SIGKILL && c.State.Status == StatusPaused { // it is delivered when the processes go on (v1; v2 kills the frozen, too)
 		return s.thaw(c)
 	}
@@ -147,9 +149,14 @@ func (s *Store) stopping(c *Container) error {
 // Stop asks the container's first process to end, by its stop signal, and kills it after timeout; a negative one waits for ever. It returns
 // when the end is on record. A container that does not run is left as it is.
 func (s *Store) Stop(ctx context.Context, c *Container, timeout *time.Duration) error {
-	if err := s.stop(ctx, c, timeout); err != nil && !errors.Is(err, ErrNotRunning) {
+	err := s.stop(ctx, c, timeout)
+	if errors.Is(err, ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("stop container %s: %w", c.Name, err)
 	}
+	s.happened(&c.Config, "stop")
 	return nil
 }
 
@@ -362,6 +369,7 @@ func (s *Store) Pause(ctx context.Context, c *Container) error {
 		return fail(err)
 	}
 	failpoint.Hit("pause/done")
+	s.happened(&c.Config, "pause")
 	return nil
 }
 
@@ -383,6 +391,7 @@ func (s *Store) Unpause(ctx context.Context, c *Container) error {
 	if err := s.thaw(c); err != nil {
 		return fail(err)
 	}
+	s.happened(&c.Config, "unpause")
 	return nil
 }
 

@@ -165,7 +165,7 @@ func (c *Config) checkLife(o CreateOptions) (err error) {
 			return err
 		}
 	}
-	return c.unsupported()
+	return nil
 }
 
 // cut is strings.Cut at "=".

@@ -54,6 +54,11 @@ func (s *Store) Happened(e events.Event) {
 	events.Append(s.run, e)
 }
 
+// happened is Happened of something that happened to a container.
+func (s *Store) happened(c *Config, action string, more ...string) {
+	s.Happened(EventOf(c, action, more...))
+}
+
 // Events hands what is in the store's diary to f.
 func (s *Store) Events(ctx context.Context, o events.ReadOptions, f func(events.Event) error) error {
 	return events.Read(ctx, s.run, o, f)

@@ -218,11 +218,3 @@ func checkShared(kind, mode string) error {
 	}
 	return Refuse("--%s %s", kind, mode)
 }
-
-// unsupported refuses what a container can be asked for and would not get.
-func (c *Config) unsupported() error {
-	if c.LogDriver != "none" && c.LogOpts != (LogOptions{}) {
-		return Refuse("--log-opt: containers keep no log")
-	}
-	return nil
-}

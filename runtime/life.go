@@ -180,6 +180,9 @@ func (s *Store) remove(ctx context.Context, c Config) error {
 	}
 	failpoint.Hit("remove/name")
 	// The directory is the lock: it goes last.
+	if c.Name != "" { // else it was left half made
+		s.happened(&c, "destroy")
+	}
 	err = os.RemoveAll(s.volatile(&c))
 	failpoint.Hit("remove/volatile")
 	return errors.Join(err, os.RemoveAll(s.path(c.ID)))

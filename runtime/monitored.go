@@ -46,6 +46,9 @@ func (s *Store) runMonitored(r *recorded, a attachment, streams IO) (int, error)
 	} else if err == nil {
 		_, err = conn.WaitStarted()
 	}
+	if errors.Is(err, monitor.ErrDetached) {
+		s.happened(&r.Config, "detach")
+	}
 	var failed *monitor.StartError
 	if errors.As(err, &failed) {
 		return 0, &ExitError{failed.Code, &kindError{failed.Reason, errorOfKind(failed.Kind)}}

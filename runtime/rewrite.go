@@ -84,7 +84,7 @@ func (s *Store) SetRestart(ctx context.Context, c *Container, policy string) err
 		if p.Name != "" && now.AutoRemove {
 			return invalid("--restart %s: it is removed when it ends", p)
 		}
-		return now.unsupported()
+		return nil
 	})
 	if err != nil {
 		return fail(err)

@@ -184,6 +184,10 @@ func (s *Store) supervise(ctx context.Context, r *recorded, stdio [3]int, vfork 
 		defer p.close()
 		e, err = s.runPrepared(r, p, vfork)
 		p.close()
+		if err == nil && (e.ExitCode != 0 || !r.AutoRemove) && p.group.OOMKills() > 0 {
+			e.OOMKilled = true
+			s.happened(&r.Config, "oom")
+		}
 		if rerr := p.group.Remove(); rerr != nil {
 			if rerr = endProcesses(r.ID); rerr != nil {
 				// The record stays, so that whoever looks next tries again: nothing else knows whose the groups are.
@@ -229,6 +233,7 @@ func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool) (ended, error)
 		proc.Signal(unix.SIGKILL)
 	}
 	failpoint.Hit("start/state")
+	s.happened(&r.Config, "start")
 	done := make(chan struct{})
 	go forward(r.signals, proc, done)
 	if r.started != nil {
@@ -240,6 +245,7 @@ func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool) (ended, error)
 	close(done)
 	failpoint.Hit("end/waited")
 	e.ExitCode, e.FinishedAt = status.Code, time.Now().UTC()
+	s.happened(&r.Config, "die", "exitCode", strconv.Itoa(e.ExitCode), "execDuration", strconv.Itoa(int(e.FinishedAt.Sub(e.StartedAt).Seconds())))
 	return e, errors.Join(err, werr)
 }
 

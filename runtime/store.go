@@ -325,6 +325,7 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
 	failpoint.Hit("container/recorded")
+	s.happened(&c, "create")
 	return &recorded{Config: c, lock: lock}, nil
 }
 

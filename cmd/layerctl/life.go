@@ -106,7 +106,7 @@ func callersIO() runtime.IO { return runtime.IO{Stdin: os.Stdin, Stdout: os.Stdo
 // ownStatus makes a container's exit status the command's.
 func ownStatus(code int, err error) error {
 	if errors.Is(err, monitor.ErrDetached) {
-		return nil
+		code, err = start.Detached(code), nil
 	}
 	if err == nil && code != 0 {
 		return exitStatus(code)

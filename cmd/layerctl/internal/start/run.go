@@ -97,6 +97,14 @@ func (r *Run) Check(args []string) error {
 	return nil
 }
 
+// Detached is the exit status of a command whose user has left a container. The shell's next line begins where the container's ended.
+func Detached(code int) int {
+	if code == 0 {
+		os.Stderr.WriteString("\n")
+	}
+	return code
+}
+
 func badKeys(keys string) bool {
 	_, err := monitor.ParseDetachKeys(keys)
 	return err != nil
@@ -142,7 +150,7 @@ func (r *Run) Execute(ctx context.Context, containers *runtime.Store, o runtime.
 	}
 	id, code, err := containers.Run(ctx, o, runtime.IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 	if errors.Is(err, monitor.ErrDetached) {
-		return 0, nil
+		return Detached(code), nil
 	}
 	if err == nil && o.Detach {
 		_, err = fmt.Println(id)
