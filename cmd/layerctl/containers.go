@@ -96,7 +96,7 @@ func statusText(s runtime.State) string {
 }
 
 func (a *app) rmCommand() *cobra.Command {
-	var force bool
+	var force, volumes bool
 	cmd := &cobra.Command{
 		Use:     "rm [flags] CONTAINER...",
 		Short:   "Remove containers and what they wrote",
@@ -126,6 +126,7 @@ func (a *app) rmCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "end a running container first")
+	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "its anonymous volumes, too; there are none yet, so that nothing is left")
 	return cmd
 }
 
