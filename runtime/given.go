@@ -159,8 +159,8 @@ func parseLogOptions(driver string, given []string) (o LogOptions, err error) {
 			}
 		case "max-file":
 			n, err := strconv.ParseUint(value, 10, 16)
-			if err != nil || n < 1 {
-				return o, invalid("--log-opt %s: want how many files there may be, at least 1", g)
+			if err != nil || n < 1 || n > 1000 {
+				return o, invalid("--log-opt %s: want how many files there may be, 1 to 1000", g)
 			}
 			o.MaxFile = int(n)
 		default:
@@ -169,6 +169,9 @@ func parseLogOptions(driver string, given []string) (o LogOptions, err error) {
 	}
 	if driver == "none" && len(given) > 0 {
 		return o, invalid("--log-opt %s: there is no log with --log-driver none", given[0])
+	}
+	if o.MaxFile > 0 && o.MaxSize == 0 {
+		return o, invalid("--log-opt max-file=%d: there is one file of any size, unless max-size says how large one may be", o.MaxFile)
 	}
 	return o, nil
 }

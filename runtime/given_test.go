@@ -128,7 +128,7 @@ func TestParseLogOptions(t *testing.T) {
 			t.Errorf("%s: %+v, %v", s, got, err)
 		}
 	}
-	for _, o := range []string{"max-size=", "max-size=0", "max-size=-1", "max-size=x", "max-size=1e3", "max-size=inf", "max-size=nan", "max-size=0x10", "max-size=9999999p", "max-file=0", "max-file", "max-file=-1", "max-file=70000"} {
+	for _, o := range []string{"max-size=", "max-size=0", "max-size=-1", "max-size=x", "max-size=1e3", "max-size=inf", "max-size=nan", "max-size=0x10", "max-size=9999999p", "max-file=0", "max-file", "max-file=-1", "max-file=70000", "max-file=1001", "max-file=3"} {
 		if got, err := parseLogOptions("", []string{o}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s is taken for %+v (%v)", o, got, err)
 		}

@@ -55,7 +55,7 @@ func (s *Store) runContainer(ctx context.Context, o CreateOptions, streams IO) (
 		return "", 0, err
 	}
 	r.signals = signals
-	if o.TTY || o.Detach || !o.AutoRemove {
+	if o.TTY || o.Detach || !o.AutoRemove || o.LogDriver == DefaultLogDriver || len(o.LogOpts) > 0 { // who asks for a log gets one
 		code, err := s.runMonitored(r, attachment{output: !o.Detach, input: o.Interactive && !o.Detach, keys: o.DetachKeys}, streams)
 		if errors.Is(err, errNoMonitor) {
 			err = errors.Join(err, s.remove(context.Background(), r.Config))

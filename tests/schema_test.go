@@ -71,6 +71,7 @@ func TestSchema(t *testing.T) {
 		}
 	}
 	check("images", "images", "--format", "json")
+	check("events", "events", "--since", "1h", "--until", "0s", "--format", "json")
 	check("history", "history", "--format", "json", app)
 	check("ps", "ps", "-a", "--format", "json")
 	check("layers", "layers", "--format", "json", app)
