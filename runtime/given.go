@@ -98,8 +98,8 @@ func labels(image map[string]string, files, given []string) (map[string]string, 
 }
 
 // RestartPolicy says when the monitor starts a container again that has ended: "" (never; Docker's "no"), "on-failure" (where its status was
-// not 0, Max times at most where that is not 0), "always", or "unless-stopped" (always, but that `generate systemd` does not start at boot
-// what the user has stopped).
+// not 0, Max times at most where that is not 0), "always", or "unless-stopped", which is the same here: what Docker's daemon does with
+// these two when it is started is the unit's matter, and whether that is enabled (Unit).
 type RestartPolicy struct {
 	Name string
 	Max  int `json:",omitempty"`

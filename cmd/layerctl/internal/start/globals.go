@@ -27,10 +27,16 @@ type Globals struct {
 	RunRoot string // volatile state: locks, sockets, states of running containers
 }
 
+// Where the store and the volatile state are when nothing else is said.
+const (
+	DefaultRoot    = "/var/lib/layerctl"
+	DefaultRunRoot = "/run/layerctl"
+)
+
 // Flags are the global flags; their values from the environment are the defaults.
 func (g *Globals) Flags() []Flag {
-	g.Root = fromEnv("LAYERCTL_ROOT", "/var/lib/layerctl")
-	g.RunRoot = fromEnv("LAYERCTL_RUN_ROOT", "/run/layerctl")
+	g.Root = fromEnv("LAYERCTL_ROOT", DefaultRoot)
+	g.RunRoot = fromEnv("LAYERCTL_RUN_ROOT", DefaultRunRoot)
 	return []Flag{
 		stringFlag(&g.Root, "root", "", "the store (LAYERCTL_ROOT)"),
 		stringFlag(&g.RunRoot, "run-root", "", "volatile state of running containers (LAYERCTL_RUN_ROOT)"),
