@@ -88,21 +88,11 @@ func (o CreateOptions) config() (Config, error) {
 		}
 		c.Env = append(c.Env, env...)
 	}
-	for _, kv := range o.Env {
-		name, value, given := cut(kv)
-		if name == "" {
-			return c, invalid("environment %q: want NAME=VALUE or NAME", kv)
-		}
-		if !given { // the caller's value, now: a container that is started later keeps it
-			v, ok := os.LookupEnv(name)
-			if !ok { // it is not set in the container, either
-				c.Env = append(c.Env, name)
-				continue
-			}
-			value = v
-		}
-		c.Env = append(c.Env, name+"="+value)
+	env, err := callersValues(o.Env)
+	if err != nil {
+		return c, err
 	}
+	c.Env = append(c.Env, env...)
 	if c.User == "" {
 		c.User = o.Image.Settings.User
 	}
@@ -166,6 +156,22 @@ func (c *Config) checkLife(o CreateOptions) (err error) {
 		}
 	}
 	return nil
+}
+
+// callersValues completes NAME=VALUE and NAME: that is the caller's value, now, so that a container which is started later keeps it. What
+// the caller does not have is not set in the container, either, and stays a NAME.
+func callersValues(list []string) (env []string, err error) {
+	for _, kv := range list {
+		name, _, given := cut(kv)
+		if name == "" {
+			return nil, invalid("environment %q: want NAME=VALUE or NAME", kv)
+		}
+		if v, ok := os.LookupEnv(name); !given && ok {
+			kv += "=" + v
+		}
+		env = append(env, kv)
+	}
+	return env, nil
 }
 
 // cut is strings.Cut at "=".

@@ -125,20 +125,21 @@ func (s *Store) openFiles(ctx context.Context, c *Container, write bool) (*Files
 
 // namespaceOf opens the mount namespace of a running container. It is errMoving where the container has ended meanwhile.
 func (s *Store) namespaceOf(c *Container) (*os.File, error) {
-	pid, err := unix.PidfdOpen(c.State.Pid, 0)
-	if err == unix.ESRCH {
+	pid, err := s.process(c)
+	if errors.Is(err, ErrNotRunning) {
 		return nil, errMoving
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(pid)
-	// The pid is believed only while the container's lock is held: so long its monitor has not reaped it.
-	if monitored, err := s.monitored(c.ID); err != nil || !monitored {
-		return nil, errors.Join(err, errMoving)
-	}
-	ns, err := os.Open(filepath.Join("/proc", strconv.Itoa(c.State.Pid), "ns/mnt"))
-	if unix.PidfdSendSignal(pid, 0, nil, 0) != nil || errors.Is(err, fs.ErrNotExist) {
+	defer pid.Close()
+	return s.openNamespace(c, pid, "mnt")
+}
+
+// openNamespace opens a namespace of a running container's first process, by its name below /proc/PID/ns.
+func (s *Store) openNamespace(c *Container, first *os.File, name string) (*os.File, error) {
+	ns, err := os.Open(filepath.Join("/proc", strconv.Itoa(c.State.Pid), "ns", name))
+	if unix.PidfdSendSignal(int(first.Fd()), 0, nil, 0) != nil || errors.Is(err, fs.ErrNotExist) {
 		if err == nil {
 			ns.Close()
 		}

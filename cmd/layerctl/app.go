@@ -29,7 +29,7 @@ type app struct {
 	diary          *runtime.Store // where image commands write down what they did; set by stores
 }
 
-// usageError is a mistake in how layerctl was called: exit status 2 (125 for run).
+// usageError is a mistake in how layerctl was called: exit status 2 (125 for run and exec).
 type usageError struct{ error }
 
 func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
@@ -63,7 +63,7 @@ func execute(ctx context.Context, stopSignals func(), args []string, stdin io.Re
 	switch {
 	case errors.As(err, &exit):
 		return exit.Code
-	case cmd != nil && (cmd.Name() == "run" || cmd.Name() == "create"):
+	case cmd != nil && (cmd.Name() == "run" || cmd.Name() == "create" || cmd.Name() == "exec"):
 		return 125
 	case errors.As(err, &usage):
 		return 2
@@ -136,7 +136,7 @@ shows what is inside the layers.`,
 		a.commitCommand(), a.configCommand(), a.squashCommand(), a.rebaseCommand(),
 		a.inspectCommand(), a.layersCommand(), a.diffCommand(), a.blameCommand(),
 		a.exploreCommand(), a.wasteCommand(), a.reportCommand(),
-		a.runCommand(), a.psCommand(), a.rmCommand(),
+		a.runCommand(), a.execCommand(), a.psCommand(), a.rmCommand(),
 		a.nsCommand(), a.topCommand(), a.statsCommand(),
 		a.renameCommand(), a.updateCommand(),
 		a.logsCommand(), a.eventsCommand(),

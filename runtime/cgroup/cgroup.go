@@ -100,6 +100,17 @@ func (g *Group) in(name string) string {
 	return ""
 }
 
+// Found names the groups that a container has: none where the host did not let us make them.
+func Found(id string) *Group {
+	g := Of(id)
+	if len(g.Dirs) > 0 {
+		if _, err := os.Lstat(g.Dirs[0]); errors.Is(err, fs.ErrNotExist) {
+			g.Dirs = nil
+		}
+	}
+	return g
+}
+
 // deviceRules are what a container may do with device nodes (Docker's list): make any node, and use the harmless ones and terminals.
 var deviceRules = [...]string{"c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm"}
 

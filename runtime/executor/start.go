@@ -19,6 +19,7 @@ var (
 	ErrNotExecutable = errors.New("command cannot be run")
 	ErrWorkDir       = errors.New("working directory cannot be entered") // 126, too
 	ErrNamespaces    = errors.New("no more namespaces are allowed here")
+	ErrEnded         = errors.New("the first process of the pid namespace has ended") // so that nothing can be started in it
 )
 
 // StepError says which step of a plan failed.
@@ -55,6 +56,7 @@ type Program struct {
 	encoded  []byte
 	flags    uint64
 	cgroupFD int
+	pidNS    int
 	steps    []plan.Step
 }
 
@@ -64,7 +66,7 @@ func Load(p *plan.Plan) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Program{encoded: b, flags: p.Flags, cgroupFD: p.CgroupFD, steps: p.Steps}, nil
+	return &Program{encoded: b, flags: p.Flags, cgroupFD: p.CgroupFD, pidNS: p.PidNS, steps: p.Steps}, nil
 }
 
 // Process is a started process. PidFD names it for as long as it is held, whatever becomes of the pid.
@@ -74,7 +76,8 @@ type Process struct {
 }
 
 // Start walks the program in a new process and returns when that has become the command, or failed to. With vfork the calling thread
-// waits for it; the caller vouches that no step blocks and that the pid namespace is new.
+// waits for it; the caller vouches that no step blocks. Without a pid namespace of its own the process is always forked: others would see
+// the caller's memory in it.
 //
 // A plan that sets a parent-death signal ties the process to the calling thread: the caller keeps the thread (runtime.LockOSThread) as
 // long as the process is to live.
@@ -100,6 +103,7 @@ func Start(g *Program, vfork bool) (*Process, error) {
 	defer unix.Munmap(shared)
 	st := (*status)(unsafe.Pointer(&shared[0]))
 
+	vfork = vfork && g.flags&unix.CLONE_NEWPID != 0
 	pidFD := int32(-1)
 	args := &cloneArgs{flags: g.flags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND, exitSignal: uint64(unix.SIGCHLD)}
 	var pinner runtime.Pinner
@@ -128,16 +132,29 @@ func Start(g *Program, vfork bool) (*Process, error) {
 	if beginning != nil {
 		keep = beginning.Fd()
 	}
+	back, err := enterPidNS(g.pidNS)
+	if err != nil {
+		return nil, err
+	}
 	pid, errno := spawn(args, base, st, keep)
 	afterFork()
+	err = back()
 	if errno != 0 {
 		err := error(unix.Errno(errno))
 		if err == unix.ENOSPC { // namespaces(7): not a matter of disks
 			err = fmt.Errorf("%w: %w", ErrNamespaces, err)
 		}
+		if err == unix.ENOMEM && g.pidNS >= 0 { // pid_namespaces(7), "The namespace init process"
+			err = fmt.Errorf("%w: %w", ErrEnded, err)
+		}
 		return nil, fmt.Errorf("make a process in new namespaces: %w", err)
 	}
 	p := &Process{Pid: int(pid), PidFD: os.NewFile(uintptr(pidFD), "pidfd")}
+	if err != nil {
+		p.Signal(unix.SIGKILL)
+		p.Wait()
+		return nil, err
+	}
 	if beginning != nil {
 		beginning.Close()
 		io.Copy(io.Discard, begun)
@@ -156,6 +173,35 @@ func (g *Program) second() int {
 		}
 	}
 	return 0
+}
+
+// enterPidNS makes this thread's children members of a pid namespace, until back is called. A thread that cannot be brought back stays
+// locked to its goroutine, and ends with it.
+func enterPidNS(fd int) (back func() error, err error) {
+	if fd < 0 {
+		return func() error { return nil }, nil
+	}
+	own, err := os.Open("/proc/thread-self/ns/pid")
+	if err != nil {
+		return nil, fmt.Errorf("enter a pid namespace: %w", err)
+	}
+	runtime.LockOSThread()
+	if err := unix.Setns(fd, unix.CLONE_NEWPID); err != nil {
+		runtime.UnlockOSThread()
+		own.Close()
+		if err == unix.ESRCH {
+			err = fmt.Errorf("%w: %w", ErrEnded, err)
+		}
+		return nil, fmt.Errorf("enter a pid namespace: %w", err)
+	}
+	return func() error {
+		defer own.Close()
+		if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWPID); err != nil {
+			return fmt.Errorf("return to the own pid namespace: %w", err)
+		}
+		runtime.UnlockOSThread()
+		return nil
+	}, nil
 }
 
 // failure reaps the child and says what stopped it. Where it was the second process, the first has ended with it: init does so.
@@ -202,6 +248,16 @@ func (p *Process) Wait() (Status, error) {
 			return Status{Code: 128 + int(ws.Signal()), Signal: ws.Signal()}, nil
 		}
 		return Status{Code: ws.ExitStatus()}, nil
+	}
+}
+
+// Ended says whether the process that a pidfd names has ended, reaped or not.
+func Ended(pidFD *os.File) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidFD.Fd()), Events: unix.POLLIN}}, 0)
+		if err != unix.EINTR {
+			return n > 0
+		}
 	}
 }
 

@@ -272,3 +272,146 @@ func BenchmarkStart(b *testing.B) {
 		})
 	}
 }
+
+// host starts a process that another one may enter, and returns its pidfd.
+func host(t *testing.T, s *specs.Spec) (p *Process, in io.WriteCloser) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	c, err := plan.Compile(plan.Inputs{Spec: s, Root: root(t), CgroupFD: -1, Stdio: [3]int{int(r.Fd()), int(null.Fd()), int(null.Fd())}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	g, err := Load(c.Plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err = Start(g, true); err != nil {
+		t.Fatal(err)
+	}
+	return p, w
+}
+
+// enter runs a command in the namespaces of a process.
+func enter(t *testing.T, p *Process, args ...string) (string, Status, error) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	s := &specs.Spec{Process: &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/sbin:/bin"}}, Linux: &specs.Linux{}}
+	c, err := plan.Compile(plan.Inputs{Spec: s, Enter: p.PidFD, CgroupFD: -1, Stdio: [3]int{int(w.Fd()), int(w.Fd()), int(w.Fd())}, PDeathSig: unix.SIGKILL})
+	if err != nil {
+		w.Close()
+		return "", Status{}, err
+	}
+	defer c.Close()
+	g, err := Load(c.Plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread() // it dies with the thread
+	defer runtime.UnlockOSThread()
+	q, err := Start(g, true)
+	w.Close()
+	if err != nil {
+		return "", Status{}, err
+	}
+	out, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := q.Wait()
+	return string(out), st, err
+}
+
+func TestEnter(t *testing.T) {
+	p, in := host(t, spec("sh", "-c", "read x"))
+	defer in.Close()
+	ids := func(pid string) string {
+		var list []string
+		for _, ns := range []string{"cgroup", "ipc", "mnt", "net", "pid", "uts"} {
+			id, err := os.Readlink("/proc/" + pid + "/ns/" + ns)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, id)
+		}
+		return strings.Join(list, "\n") + "\n"
+	}
+	before := ids("thread-self")
+	out, st, err := enter(t, p, "sh", "-c", "for n in cgroup ipc mnt net pid uts; do stat -c %N /proc/self/ns/$n | cut -d\"'\" -f4; done; exit 4")
+	if err != nil || st.Code != 4 || out != ids(fmt.Sprint(p.Pid)) {
+		t.Errorf("status %+v, %v; its namespaces are\n%swant\n%s", st, err, out, ids(fmt.Sprint(p.Pid)))
+	}
+	if out, _, err := enter(t, p, "sh", "-c", "hostname; cat /proc/1/comm; ls -A / | head -1; ls /proc/self/fd | wc -w; test $$ -gt 1 && echo another"); err != nil || out != "inside\nsh\nbin\n4\nanother\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, _, err := enter(t, p, "nothing"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a command that is not there: %v", err)
+	}
+	if after := ids("thread-self"); after != before {
+		t.Errorf("this thread is in\n%s, and was in\n%s", after, before)
+	}
+	// What this thread makes is in its own pid namespace again.
+	if b, err := exec.Command("readlink", "/proc/self/ns/pid").Output(); err != nil || !strings.Contains(before, strings.TrimSpace(string(b))) {
+		t.Errorf("a child is in pid namespace %s, %v", b, err)
+	}
+	in.Close()
+	unix.Waitid(unix.P_PID, p.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+	if _, _, err := enter(t, p, "true"); !errors.Is(err, ErrEnded) && !errors.Is(err, unix.ESRCH) {
+		t.Errorf("the namespaces of one that has ended: %v", err)
+	}
+	if _, err := p.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestJoinedNamespaces(t *testing.T) {
+	p, in := host(t, spec("sh", "-c", "read x"))
+	defer in.Close()
+	defer p.Wait()
+	defer in.Close()
+	for _, kind := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.UTSNamespace, specs.IPCNamespace, specs.NetworkNamespace, specs.CgroupNamespace} {
+		file := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net"}[kind]
+		if file == "" {
+			file = string(kind)
+		}
+		path := fmt.Sprintf("/proc/%d/ns/%s", p.Pid, file)
+		want, err := os.Readlink(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := spec("sh", "-c", "stat -c %N /proc/self/ns/"+file)
+		s.Hostname = "another"
+		for i, n := range s.Linux.Namespaces {
+			if n.Type == kind {
+				s.Linux.Namespaces[i].Path = path
+			}
+		}
+		if out, _, err := run(t, s, true); err != nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v, it is in %q, want %s", kind, err, out, want)
+		}
+		for i := range s.Linux.Namespaces {
+			if s.Linux.Namespaces[i].Path != "" {
+				s.Linux.Namespaces[i].Path = "/proc/self/ns/user"
+			}
+		}
+		if _, _, err := run(t, s, true); err == nil || !strings.Contains(err.Error(), "it is no "+string(kind)+" namespace") {
+			t.Errorf("%s: a namespace of another kind: %v", kind, err)
+		}
+	}
+	if out, _, err := enter(t, p, "hostname"); err != nil || out != "inside\n" {
+		t.Errorf("the host name of who was joined is %q now, %v", out, err)
+	}
+}

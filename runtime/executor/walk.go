@@ -112,6 +112,10 @@ func walk(program uintptr, st *status, keep uintptr) {
 			st.results[i] = uint64(r)
 			i += a[0]
 			continue
+		case uintptr(plan.OpCaller):
+			if keep > 2 {
+				_, _, e = syscall.RawSyscall(unix.SYS_WRITE, keep, rec, 1)
+			}
 		default:
 			e = execAny(a[0], a[1], a[2])
 		}

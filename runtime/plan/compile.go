@@ -24,6 +24,8 @@ var ErrUnsupported = errors.New("not supported")
 // Inputs are what a plan is compiled of.
 type Inputs struct {
 	Spec      *specs.Spec
+	Enter     *os.File // the pidfd of a process whose namespaces and root are entered, so that of the spec only the process counts; nil for new ones
+	Pts       *os.File // with Enter: the devpts that a terminal is taken from; nil without a terminal
 	Root      *os.File // a detached mount, which becomes /
 	RootSteps []string // how it was made, in the words of mount(8)
 	Cgroups   []string // v1 directories to join, before the cgroup namespace is made
@@ -31,6 +33,11 @@ type Inputs struct {
 	Stdio     [3]int   // descriptors; -1 for the console's
 	PDeathSig unix.Signal
 	Init      *os.File // the program that stays the first process, with the command as its child; nil for none
+
+	// Namespaces that the caller has opened, and made sure of, for the spec's that have a path. Those that are not here are opened by path.
+	Namespaces map[specs.LinuxNamespaceType]*os.File
+	// Mounts are detached mounts that the caller has made, by the destination of the spec's bind mount that they are for.
+	Mounts map[string]*os.File
 }
 
 // Compiled is a plan with what it refers to, which must stay open until it has been walked.
@@ -40,6 +47,8 @@ type Compiled struct {
 	rootSteps []string
 	cgroups   []string
 	files     []*os.File
+	entered   bool   // it is the plan of a process in namespaces that are there
+	pidJoined string // how a shell would join the pid namespace
 }
 
 // Close closes what the plan refers to, but not the console, which belongs to whoever talks to the container.
@@ -56,11 +65,12 @@ type compiler struct {
 	spec *specs.Spec
 	dev  *os.File // the detached /dev, where there is one
 	pty  bool
+	join []joined
 }
 
 // Compile prepares what can be prepared in this process and returns the plan for the rest.
 func Compile(in Inputs) (_ *Compiled, err error) {
-	c := &compiler{in: in, spec: in.Spec, Compiled: &Compiled{Plan: &Plan{CgroupFD: in.CgroupFD, Steps: make([]Step, 0, 160)}, rootSteps: in.RootSteps, cgroups: in.Cgroups}}
+	c := &compiler{in: in, spec: in.Spec, Compiled: &Compiled{Plan: &Plan{CgroupFD: in.CgroupFD, PidNS: -1, Steps: make([]Step, 0, 160)}, rootSteps: in.RootSteps, cgroups: in.Cgroups}}
 	defer func() {
 		if err != nil {
 			c.Close()
@@ -71,6 +81,12 @@ func Compile(in Inputs) (_ *Compiled, err error) {
 	}()
 	if err := c.check(); err != nil {
 		return nil, err
+	}
+	if in.Enter != nil {
+		if err := c.enter(); err != nil {
+			return nil, err
+		}
+		return c.Compiled, nil
 	}
 	if err := c.namespaces(); err != nil {
 		return nil, err
@@ -128,10 +144,10 @@ var namespaceFlags = [...]struct {
 	{specs.CgroupNamespace, unix.CLONE_NEWCGROUP, "--cgroup"},
 }
 
-// has says whether the container gets its own namespace of a kind.
+// has says whether the container gets a new namespace of a kind.
 func (c *compiler) has(kind specs.LinuxNamespaceType) bool {
 	for _, n := range c.spec.Linux.Namespaces {
-		if n.Type == kind {
+		if n.Type == kind && n.Path == "" {
 			return true
 		}
 	}
@@ -146,12 +162,18 @@ func (c *compiler) namespaces() error {
 				continue
 			}
 			known = true
+			if n.Path != "" {
+				if err := c.joins(n, f.flag); err != nil {
+					return err
+				}
+				continue
+			}
 			// The cgroup namespace is made by the child once it has joined its cgroups: they become the namespace's root.
 			if n.Type != specs.CgroupNamespace {
 				c.Plan.Flags |= f.flag
 			}
 		}
-		if !known || n.Path != "" {
+		if !known {
 			return fmt.Errorf("a %s namespace %s: %w", n.Type, n.Path, ErrUnsupported)
 		}
 	}
@@ -206,6 +228,7 @@ func (c *compiler) beginning() {
 		fd := c.call("open "+file, nowhere, unix.SYS_OPENAT, Int(unix.AT_FDCWD), Str(file), Int(unix.O_WRONLY|unix.O_CLOEXEC))
 		c.call("join cgroup "+dir, "echo 0 > "+file, unix.SYS_WRITE, Result(fd), Data([]byte("0")), Int(1))
 	}
+	c.joinNamespaces()
 	if c.has(specs.CgroupNamespace) {
 		c.call("make a cgroup namespace", "# unshare --cgroup: the cgroups joined are now the root of what the container sees",
 			unix.SYS_UNSHARE, Int(unix.CLONE_NEWCGROUP))
@@ -252,7 +275,7 @@ func (c *compiler) identity() {
 		keep = int(c.in.Init.Fd()) // it is sealed, and leads nowhere
 	}
 	c.Plan.add(Step{Name: "close the caller's descriptors", Op: OpCloseRest, Args: []Arg{Int(keep)}})
-	c.workDir(p.Cwd)
+	c.workDir(p.Cwd, c.in.Enter == nil)
 	c.bounding()
 	groups := make([]byte, 0, 4*len(p.User.AdditionalGids)+4)
 	for _, g := range p.User.AdditionalGids {
@@ -268,6 +291,8 @@ func (c *compiler) identity() {
 	}
 	if c.in.PDeathSig != 0 {
 		c.call("die with the caller", nowhere, unix.SYS_PRCTL, Int(unix.PR_SET_PDEATHSIG), Int(int(c.in.PDeathSig)))
+		// Who died before that sends no signal.
+		c.Plan.add(Step{Name: "make sure of the caller", Op: OpCaller})
 	}
 	if p.NoNewPrivileges {
 		c.call("give up new privileges", "# setpriv --no-new-privs", unix.SYS_PRCTL, Int(unix.PR_SET_NO_NEW_PRIVS), Int(1), Int(0), Int(0), Int(0))
@@ -316,11 +341,11 @@ func (c *compiler) signalMask(name string, b byte) {
 	c.call(name, nowhere, unix.SYS_RT_SIGPROCMASK, Int(unix.SIG_SETMASK), Data(bytes.Repeat([]byte{b}, 8)), Int(0), Int(8))
 }
 
-// workDir makes the working directory where it is missing, as Docker does, and enters it. That is the child's work: the directory may
-// lie in one of the mounts.
-func (c *compiler) workDir(dir string) {
+// workDir enters the working directory. In a new container it is made where it is missing, as Docker does; that is the child's work: the
+// directory may lie in one of the mounts.
+func (c *compiler) workDir(dir string, make bool) {
 	dir = path.Clean("/" + dir)
-	for i := 1; i < len(dir); i++ {
+	for i := 1; make && i < len(dir); i++ {
 		if i+1 < len(dir) && dir[i+1] != '/' {
 			continue
 		}
@@ -330,7 +355,7 @@ func (c *compiler) workDir(dir string) {
 			OK: []unix.Errno{unix.EEXIST, unix.ENOTDIR, unix.EROFS}, Cwd: true})
 	}
 	shell := "cd " + quote(dir)
-	if dir != "/" {
+	if make && dir != "/" {
 		shell = "mkdir -p " + quote(dir) + " && " + shell
 	}
 	c.Plan.add(Step{Name: "working directory " + dir, Shell: shell, Call: unix.SYS_CHDIR, Args: []Arg{Str(dir)}, Cwd: true})

@@ -11,6 +11,10 @@ import (
 // follow, and in part to paste. ROOT stands for where the merged root is mounted.
 func (c *Compiled) Explain(w io.Writer) error {
 	b := bufio.NewWriter(w)
+	if c.entered {
+		c.steps(b)
+		return b.Flush()
+	}
 	fmt.Fprintln(b, "# 1. Before there is a process: the merged root, mounted but attached nowhere yet.")
 	for _, s := range c.rootSteps {
 		fmt.Fprintln(b, s)
@@ -28,17 +32,23 @@ func (c *Compiled) Explain(w io.Writer) error {
 			fmt.Fprintln(b, "mkdir -p", quote(v2), " # clone3 CLONE_INTO_CGROUP: the new process begins in it")
 		}
 	}
-	fmt.Fprint(b, "\n# 3. A new process in new namespaces.\nunshare")
+	fmt.Fprint(b, "\n# 3. A new process in new namespaces.\n"+c.pidJoined+"unshare")
 	for _, f := range namespaceFlags {
 		if c.Plan.Flags&f.flag != 0 {
 			fmt.Fprint(b, " "+f.word)
 		}
 	}
-	fmt.Fprintf(b, " bash\n\n# 4. In it, %d system calls; these are the ones that matter.\n", len(c.Plan.Steps))
+	fmt.Fprint(b, " bash\n\n# 4. In it, ")
+	c.steps(b)
+	return b.Flush()
+}
+
+// steps prints what the process does.
+func (c *Compiled) steps(b *bufio.Writer) {
+	fmt.Fprintf(b, "%d system calls; these are the ones that matter.\n", len(c.Plan.Steps))
 	for _, s := range c.Plan.Steps {
 		if s.Shell != nowhere {
 			fmt.Fprintln(b, s.Shell)
 		}
 	}
-	return b.Flush()
 }

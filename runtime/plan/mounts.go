@@ -63,6 +63,8 @@ func (c *compiler) prepareMounts() ([]mountStep, error) {
 		dir := true
 		var err error
 		switch {
+		case m.Type == "bind" && c.in.Mounts[m.Destination] != nil:
+			s.fd = c.in.Mounts[m.Destination] // the caller's to close
 		case m.Type == "bind":
 			s.fd, dir, err = cloneTree(m.Source, s.flags, recursive)
 		case m.Type == "tmpfs" || m.Type == "devpts":
@@ -74,7 +76,7 @@ func (c *compiler) prepareMounts() ([]mountStep, error) {
 		if err != nil {
 			return nil, fail(err)
 		}
-		if s.fd != nil {
+		if s.fd != nil && s.fd != c.in.Mounts[m.Destination] {
 			c.files = append(c.files, s.fd)
 		}
 		if s.target, err = c.target(made, m.Destination, dir); err != nil {
@@ -99,13 +101,21 @@ func (c *compiler) prepareMounts() ([]mountStep, error) {
 	if c.pty && c.Console == nil {
 		return nil, fmt.Errorf("a terminal without a devpts: %w", ErrUnsupported)
 	}
+	if err := c.streams(); err != nil {
+		return nil, err
+	}
+	return steps, nil
+}
+
+// streams makes sure of what the command has at 0, 1 and 2.
+func (c *compiler) streams() error {
 	for _, fd := range c.in.Stdio {
 		if fd < 0 && !c.pty {
-			return nil, fmt.Errorf("a container without stdin, stdout or stderr: %w", ErrUnsupported)
+			return fmt.Errorf("a container without stdin, stdout or stderr: %w", ErrUnsupported)
 		}
 		c.givePipe(fd)
 	}
-	return steps, nil
+	return nil
 }
 
 // detached makes a file system that is attached nowhere.

@@ -18,12 +18,14 @@ const (
 	OpCloseRest           // close every descriptor from 3 on, but Args[0], where that is above 2, and the one by which the walker tells that the command has begun
 	OpExecAny             // execve each of Args[0], paths, with arguments Args[1] and environment Args[2], until one succeeds
 	OpFork                // make a second process, for the next Args[0] steps; the first goes on behind them, with a pidfd for the result. Both end in an exec, the second one's later
+	OpCaller              // fail where the caller is gone, who would not be told any more that the command has begun
 )
 
 // Plan is a start plan.
 type Plan struct {
 	Flags    uint64 // CLONE_NEW* for clone3
 	CgroupFD int    // a cgroup v2 directory for CLONE_INTO_CGROUP; -1 for none
+	PidNS    int    // a pid namespace, or the pidfd of a process in it, for the process to be made in: only its maker can choose that; -1 for none
 	Steps    []Step
 }
 

@@ -38,20 +38,10 @@ func DefaultCapabilities(makeDevices bool) []string {
 
 // Build makes the spec.
 func Build(o Options) *specs.Spec {
-	caps := DefaultCapabilities(o.MayMakeDevices)
-	set := &specs.LinuxCapabilities{Bounding: caps}
-	if o.UID == 0 {
-		set.Effective, set.Permitted = caps, caps
-	}
 	s := &specs.Spec{
 		Version:  "1.2.0",
 		Hostname: o.Hostname,
-		Process: &specs.Process{
-			Args: o.Args, Env: o.Env, Cwd: o.Cwd, Terminal: o.Terminal, NoNewPrivileges: o.NoNewPrivs,
-			User:         specs.User{UID: o.UID, GID: o.GID, AdditionalGids: o.Groups},
-			Capabilities: set,
-			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: o.SoftFiles, Hard: o.HardFiles}},
-		},
+		Process:  process(o),
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 			{Destination: "/dev", Type: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
@@ -76,6 +66,26 @@ func Build(o Options) *specs.Spec {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: f[1], Type: "bind", Source: f[0], Options: []string{"bind", "rprivate"}})
 	}
 	return s
+}
+
+// Process makes the spec of one more process in a container that runs: everything else is there already.
+func Process(o Options) *specs.Spec {
+	return &specs.Spec{Version: "1.2.0", Process: process(o), Linux: &specs.Linux{}}
+}
+
+// process is what a process may do and be, alike for the first of a container and every other.
+func process(o Options) *specs.Process {
+	caps := DefaultCapabilities(o.MayMakeDevices)
+	set := &specs.LinuxCapabilities{Bounding: caps}
+	if o.UID == 0 {
+		set.Effective, set.Permitted = caps, caps
+	}
+	return &specs.Process{
+		Args: o.Args, Env: o.Env, Cwd: o.Cwd, Terminal: o.Terminal, NoNewPrivileges: o.NoNewPrivs,
+		User:         specs.User{UID: o.UID, GID: o.GID, AdditionalGids: o.Groups},
+		Capabilities: set,
+		Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: o.SoftFiles, Hard: o.HardFiles}},
+	}
 }
 
 // Environment joins what every container has, what the image sets, and what the user sets; the later wins. A name alone, without "=", is

@@ -1,5 +1,5 @@
 // Package early takes the short paths before the rest of the program has been initialised: `layerctl run` of an image that is here,
-// the monitor of a container, and the reaper of what was removed.
+// `layerctl exec`, the monitor of a container, and the reaper of what was removed.
 //
 // Go initialises packages in the order of their import paths once their imports are, before main begins. Everything this package
 // needs is light (see package start), so it comes before what the registry side brings in (TLS, HTTP, regular expressions, templates):
@@ -18,6 +18,7 @@ import (
 	"github.com/layerctl/layerctl/cmd/layerctl/internal/start"
 	"github.com/layerctl/layerctl/image/record"
 	"github.com/layerctl/layerctl/runtime"
+	"github.com/layerctl/layerctl/runtime/executor"
 	"github.com/layerctl/layerctl/runtime/monitor"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/flock"
@@ -37,14 +38,17 @@ func init() {
 	case snapshot.ReaperName:
 		os.Exit(snapshot.ReaperMain(os.Args[1:]))
 	}
-	if code, done := run(os.Args[1:]); done {
-		os.Exit(code)
+	flock.Tell = func(line string) { os.Stderr.WriteString("layerctl: warning: " + line + "\n") }
+	for _, command := range []func([]string) (int, bool){run, exec} {
+		if code, done := command(os.Args[1:]); done {
+			os.Exit(code)
+		}
 	}
 }
 
 // foreign says that this program is not in the file system that it runs in: an image has named /proc/self/exe as its command, or as an
 // interpreter, before it had a process of its own. Nothing of the image's may run in a process of that file, for its root could then
-// write to it (CVE-2019-5736).
+// write to it (CVE-2019-5736). Where that cannot be, as after executor.BecomeUnwritable, nothing is wrong.
 func foreign() bool {
 	name, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -52,6 +56,9 @@ func foreign() bool {
 	}
 	var it, named unix.Stat_t
 	if unix.Stat("/proc/self/exe", &it) != nil {
+		return false
+	}
+	if safe, err := executor.Unwritable(); safe && err == nil {
 		return false
 	}
 	return unix.Stat(name, &named) != nil || it.Dev != named.Dev || it.Ino != named.Ino
@@ -70,7 +77,6 @@ func run(args []string) (code int, done bool) {
 	if !ok || r.Check(operands) != nil || r.Pull == "always" || r.Resolve() != nil {
 		return 0, false
 	}
-	flock.Tell = func(line string) { os.Stderr.WriteString("layerctl: warning: " + line + "\n") }
 	_, containers, err := r.Open()
 	if err != nil {
 		return 0, false
@@ -88,10 +94,34 @@ func run(args []string) (code int, done bool) {
 	if image != nil && errors.Is(err, snapshot.ErrNotFound) {
 		return 0, false // removed since it was found: nothing was started, and the ordinary way knows what to do
 	}
+	return failed(err), true
+}
+
+// exec tries the short path for `layerctl exec`, which has no other: only what does not parse takes the ordinary way, to be explained.
+func exec(args []string) (code int, done bool) {
+	var x start.Exec
+	globals := x.Globals.Flags()
+	rest, ok := start.Parse(globals, args)
+	if !ok || len(rest) == 0 || rest[0] != "exec" {
+		return 0, false
+	}
+	operands, ok := start.Parse(append(globals, x.Flags()...), rest[1:])
+	if !ok || x.Check(operands) != nil {
+		return 0, false
+	}
+	code, err := x.Execute(context.Background(), operands)
+	if err != nil {
+		return failed(err), true
+	}
+	return code, true
+}
+
+// failed says what went wrong and returns the exit status for it.
+func failed(err error) int {
 	start.Report(os.Stderr, start.WithHint(err))
 	var exit *runtime.ExitError
 	if errors.As(err, &exit) {
-		return exit.Code, true
+		return exit.Code
 	}
-	return 125, true
+	return 125
 }

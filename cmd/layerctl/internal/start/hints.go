@@ -32,6 +32,8 @@ func WithHint(err error) error {
 		{snapshot.ErrUnavailable, "overlayfs is needed (modprobe overlay), and a store on a filesystem that can be its upper: ext4, xfs, btrfs, tmpfs"},
 		{record.ErrNotFound, "`layerctl images` lists what is here; `layerctl pull NAME` fetches an image"},
 		{runtime.ErrNotFound, "`layerctl ps -a` lists the containers"},
+		{runtime.ErrNotRunning, "`layerctl ps -a` says how each container is"},
+		{runtime.ErrPaused, "`layerctl unpause` lets it go on"},
 		{runtime.ErrExists, "choose another --name, or remove the other container with `layerctl rm`"},
 		{runtime.ErrInUse, "end it first, or use -f"},
 		{snapshot.ErrMounted, "`layerctl mount` lists the mounts, and `layerctl umount` takes one down; `layerctl rm -f` does, too"},
