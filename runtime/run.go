@@ -245,6 +245,11 @@ func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool) (ended, error)
 	close(done)
 	failpoint.Hit("end/waited")
 	e.ExitCode, e.FinishedAt = status.Code, time.Now().UTC()
+	if !r.AutoRemove || e.ExitCode != 0 {
+		if e.OOMKilled = p.group.OOMKills() > 0; e.OOMKilled {
+			s.happened(&r.Config, "oom")
+		}
+	}
 	s.happened(&r.Config, "die", "exitCode", strconv.Itoa(e.ExitCode), "execDuration", strconv.Itoa(int(e.FinishedAt.Sub(e.StartedAt).Seconds())))
 	return e, errors.Join(err, werr)
 }

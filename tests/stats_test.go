@@ -163,7 +163,36 @@ func TestStatsStream(t *testing.T) {
 	}
 }
 
-// The same on a machine whose cgroups are v2 alone.
+// A container that the kernel ended because memory ran out says so.
+func TestOutOfMemory(t *testing.T) {
+	e := withBusybox(t)
+	for _, name := range []string{"limited", "free"} {
+		cmd := e.command("run", "-i", "--name", name, "busybox", "sh", "-c", "echo up; read x; [ $x = go ] || exit 137; exec tail /dev/zero")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.start(cmd)
+		eventually(t, name+" runs", func() bool { return e.state(name) == "running" })
+		id := strings.TrimSpace(e.ok("inspect", "--format", "{{.Id}}", name))
+		word := "leave"
+		if name == "limited" {
+			word = "go"
+			sh(t, e.dir, `cd /sys/fs/cgroup; if [ -e memory ]; then echo 16M > memory/layerctl/`+id+`/memory.limit_in_bytes; else echo 16M > layerctl/`+id+`/memory.max; fi`)
+		}
+		fmt.Fprintln(in, word)
+		cmd.Wait()
+		b, err := os.ReadFile(filepath.Join(e.root, "containers", id, "exit.json"))
+		if code := cmd.ProcessState.ExitCode(); err != nil || code != 137 || strings.Contains(string(b), `"OOMKilled":true`) != (word == "go") {
+			t.Errorf("%s: status %d, %s, %v", name, code, b, err)
+		}
+	}
+	if out := e.ok("events", "--since", "1h", "--until", "0s", "--filter", "event=oom", "--format", "{{.Action}} {{.Actor.Attributes.name}}"); out != "oom limited\n" {
+		t.Errorf("events: %q", out)
+	}
+}
+
+// What stats shows, on a machine whose cgroups are v2 alone.
 func TestStatsInV2(t *testing.T) {
 	vm := os.Getenv("LAYERCTL_VM")
 	if vm == "" {
@@ -175,21 +204,23 @@ func TestStatsInV2(t *testing.T) {
 set -e
 export PATH=/share/files:$PATH LAYERCTL_ROOT=/share/store LAYERCTL_RUN_ROOT=/run/layerctl
 cd /share/files; layerctl import ./busybox > /dev/null
-layerctl run --rm busybox true; [ ! -e /sys/fs/cgroup/layerctl ] && echo clean
+layerctl run --rm busybox true; find /sys/fs/cgroup/layerctl -mindepth 1 -type d | wc -l
 layerctl run --rm --name web busybox sh -c 'x=$(head -c 30000000 /dev/zero | tr "\0" x); dd if=/dev/zero of=/big bs=1M count=4 2> /dev/null; sync; sleep 1000 & while :; do :; done; echo $x' &
 until layerctl top web -o pid,comm 2> /dev/null | grep -q sleep; do sleep .1; done
 cat /sys/fs/cgroup/layerctl/cgroup.subtree_control
 layerctl stats --no-stream --format json web
 layerctl ns --format '{{range .Processes}}{{.ContainerPid}} {{end}}' web
 layerctl commit web frozen > /dev/null && echo committed
+layerctl pause web > /dev/null; cat /sys/fs/cgroup/layerctl/*/cgroup.freeze; layerctl unpause web
 layerctl rm -f web
-wait; [ ! -e /sys/fs/cgroup/layerctl ] && echo clean
+wait; find /sys/fs/cgroup/layerctl -mindepth 1 -type d | wc -l
+layerctl prune -f > /dev/null; [ ! -e /sys/fs/cgroup/layerctl ] && echo clean
 X`, binary))
 	cmd := exec.Command(vm, "-d", filepath.Join(e.dir, "files"), "--", "bash", "/share/files/in-vm")
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	if err != nil || len(lines) != 7 {
+	if err != nil || len(lines) != 10 {
 		t.Fatalf("%v\n%s", err, b)
 	}
 	var s statsLine
@@ -203,7 +234,7 @@ X`, binary))
 		t.Errorf("processes: %q", lines[3])
 	}
 	lines[3] = ""
-	if !reflect.DeepEqual(lines, []string{"clean", "", "", "", "committed", "web", "clean"}) {
+	if !reflect.DeepEqual(lines, []string{"0", "", "", "", "committed", "1", "web", "web", "0", "clean"}) {
 		t.Errorf("%q", lines)
 	}
 	var used, written float64
