@@ -44,6 +44,7 @@ func (s *Store) signal(c *Container, sig unix.Signal) error {
 	} else if err != nil {
 		return fmt.Errorf("send %v to process %d: %w", sig, c.State.Pid, err)
 	}
+	s.happened(&c.Config, "kill", "signal", strconv.Itoa(int(sig)))
 	return nil
 }
 
@@ -129,7 +130,6 @@ func (s *Store) kill(c *Container, sig unix.Signal) error {
 	if err := s.signal(c, sig); err != nil {
 		return err
 	}
-	s.happened(&c.Config, "kill", "signal", strconv.Itoa(int(sig)))
 	if sig == unix.SIGKILL && c.State.Status == StatusPaused { // it is delivered when the processes go on (v1; v2 kills the frozen, too)
 		return s.thaw(c)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -57,6 +58,16 @@ func (s *Store) Happened(e events.Event) {
 // happened is Happened of something that happened to a container.
 func (s *Store) happened(c *Config, action string, more ...string) {
 	s.Happened(EventOf(c, action, more...))
+}
+
+// renamed takes in that a container has another name by now: it is read again where its name does not lead to it.
+func (s *Store) renamed(r *recorded) {
+	if target, err := os.Readlink(filepath.Join(s.dir, "names", r.Name)); err == nil && filepath.Base(target) == r.ID {
+		return
+	}
+	if now, err := s.readConfig(r.ID); err == nil {
+		r.Name = now.Name
+	}
 }
 
 // Events hands what is in the store's diary to f.

@@ -121,6 +121,7 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 	}
 	e := ended{ExitCode: 255, Error: "its monitor was killed; nobody saw how it ended", StartedAt: r.StartedAt, RestartCount: r.Restarts, FinishedAt: time.Now().UTC()}
 	err = s.record(&recorded{Config: c.Config}, e, true)
+	s.happened(&c.Config, "die", "exitCode", "255")
 	failpoint.Hit("bury/recorded")
 	if err == nil {
 		err = os.RemoveAll(s.volatile(&c.Config))

@@ -63,6 +63,9 @@ func (s *Store) Rename(ctx context.Context, c *Container, name string) error {
 		return fail(err)
 	}
 	failpoint.Hit("rename/unnamed")
+	now := c.Config
+	now.Name = name
+	s.happened(&now, "rename", "oldName", old)
 	if c.AutoRemove {
 		return nil
 	}
@@ -89,6 +92,7 @@ func (s *Store) SetRestart(ctx context.Context, c *Container, policy string) err
 	if err != nil {
 		return fail(err)
 	}
+	s.happened(&c.Config, "update")
 	return names.Close()
 }
 

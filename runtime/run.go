@@ -245,6 +245,7 @@ func (s *Store) runPrepared(r *recorded, p *prepared, vfork bool) (ended, error)
 	close(done)
 	failpoint.Hit("end/waited")
 	e.ExitCode, e.FinishedAt = status.Code, time.Now().UTC()
+	s.renamed(r)
 	if !r.AutoRemove || e.ExitCode != 0 {
 		if e.OOMKilled = p.group.OOMKills() > 0; e.OOMKilled {
 			s.happened(&r.Config, "oom")

@@ -152,3 +152,59 @@ func TestImageEvents(t *testing.T) {
 	e.fails(2, []string{"--format"}, "events", "--format", "{{")
 	e.fails(2, []string{"no arguments"}, "events", "busybox")
 }
+
+// What happens to a container is told in Docker's words and order.
+func TestContainerEvents(t *testing.T) {
+	e := withBusybox(t)
+	begun := time.Now()
+	e.ok("run", "-d", "--name", "work", "--label", "tier=a b", "--stop-signal", "USR2", "busybox", "sh", "-c",
+		"trap 'exit 3' USR2; trap : USR1; echo ready; while :; do sleep 0.01; done")
+	eventually(t, "it is ready", func() bool { return e.ok("logs", "work") == "ready\n" })
+	e.ok("pause", "work")
+	e.ok("unpause", "work")
+	e.ok("kill", "-s", "USR1", "work")
+	e.ok("rename", "work", "job")
+	e.ok("update", "--restart", "on-failure", "job")
+	e.ok("stop", "job")
+	e.ok("start", "job")
+	e.ok("commit", "job", "made")
+	e.ok("kill", "job")
+	e.ok("wait", "job")
+	e.ok("rm", "job")
+	if r := e.run("run", "--rm", "--name", "short", "busybox", "sh", "-c", "exit 4"); r.code != 4 {
+		t.Errorf("%+v", r)
+	}
+	got := e.eventsSince(begun, `{{.Action}}{{range $k, $v := .Actor.Attributes}}{{if not (or (eq $k "image" "execDuration" "comment" "imageID"))}} {{$k}}={{$v}}{{end}}{{end}}`, "type=container")
+	want := `create name=work tier=a b
+start name=work tier=a b
+pause name=work tier=a b
+unpause name=work tier=a b
+kill name=work signal=10 tier=a b
+rename name=job oldName=work tier=a b
+update name=job tier=a b
+kill name=job signal=12 tier=a b
+die exitCode=3 name=job tier=a b
+stop name=job tier=a b
+start name=job tier=a b
+commit imageRef=localhost/made:latest name=job tier=a b
+kill name=job signal=9 tier=a b
+die exitCode=137 name=job tier=a b
+destroy name=job tier=a b
+create name=short
+start name=short
+die exitCode=4 name=short
+destroy name=short
+`
+	if got != want {
+		t.Errorf("the events are\n%s\nwant\n%s", got, want)
+	}
+	if got := e.eventsSince(begun, "{{.Action}}", "container=short", "event=start", "event=die"); got != "start\ndie\n" {
+		t.Errorf("of one container: %q", got)
+	}
+	if got := e.eventsSince(begun, "{{.Action}}", "label=tier=a b", "image=busybox", "event=destroy"); got != "destroy\n" {
+		t.Errorf("by label and image: %q", got)
+	}
+	if line := e.eventsSince(begun, "", "event=rename"); !strings.HasSuffix(line, " (image=localhost/busybox:latest, name=job, oldName=work, tier=a b)\n") {
+		t.Errorf("a line is %q", line)
+	}
+}
