@@ -80,19 +80,22 @@ func isAt(f *os.File, path string) (bool, error) {
 
 // monitored says whether somebody holds a container's lock.
 func (s *Store) monitored(id string) (bool, error) {
-	f, err := os.Open(s.path(id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+	for {
+		fd, err := unix.Open(s.path(id), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB)
+			unix.Close(fd)
+		}
+		switch err {
+		case unix.EINTR:
+			continue
+		case unix.EWOULDBLOCK:
+			return true, nil
+		case nil, unix.ENOENT:
+			return false, nil
+		}
+		return false, fmt.Errorf("look whether container %.12s runs: %w", id, err)
 	}
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	err = flock.Try(f, unix.LOCK_SH)
-	if err == unix.EWOULDBLOCK {
-		return true, nil
-	}
-	return false, err
 }
 
 // bury ends what is left of a container whose monitor is gone, and records that nobody saw its end; one that was to be removed is.
@@ -205,13 +208,16 @@ func (s *Store) sweep(ctx context.Context, id string) {
 }
 
 // sweepNames takes away what a crash left of containers that have no directory, names and volatile state, and names that are not, or not
-// any more, those of the containers that they lead to. right are IDs by the names that records say.
-func (s *Store) sweepNames(right map[string]string) {
+// any more, those of the containers that they lead to. right are the names that records say.
+func (s *Store) sweepNames(right map[string]bool) {
 	names, _ := os.ReadDir(filepath.Join(s.dir, "names"))
 	for _, n := range names {
+		if right[n.Name()] {
+			continue
+		}
 		target, err := os.Readlink(filepath.Join(s.dir, "names", n.Name()))
 		// The directory is made before the name, so a name without one is nobody's.
-		if id := filepath.Base(target); err == nil && right[n.Name()] != id && s.strayName(n.Name(), id) {
+		if id := filepath.Base(target); err == nil && s.strayName(n.Name(), id) {
 			s.sweepName(n.Name(), id)
 		}
 	}

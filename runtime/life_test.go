@@ -16,7 +16,7 @@ import (
 	"github.com/layerctl/layerctl/snapshot/flock"
 )
 
-func testStore(t *testing.T) *Store {
+func testStore(t testing.TB) *Store {
 	t.Helper()
 	root := t.TempDir()
 	snaps, err := snapshot.Open(filepath.Join(root, "snapshots"))

@@ -8,7 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/rowdb"
@@ -62,38 +65,74 @@ func seal(id, name string, v any) ([]byte, error) { return rowdb.Seal(id+"/"+nam
 
 // readBytes reads a small file. An empty one, or one of zeroes, is what a power cut leaves of a file that was not made durable: it is not
 // there.
-func readBytes(path string) ([]byte, error) {
-	b, err := os.ReadFile(path)
-	if err == nil && len(bytes.Trim(b, "\x00")) == 0 {
-		err = &fs.PathError{Op: "read", Path: path, Err: fs.ErrNotExist}
-	}
+func readBytes(path string) (b []byte, err error) {
+	err = withBytes(path, func(lent []byte) error { b = bytes.Clone(lent); return nil })
 	return b, err
+}
+
+// buffers are for withBytes: a list of containers reads thousands of files.
+var buffers sync.Pool
+
+// withBytes is readBytes for whoever keeps nothing of the bytes. It does without an os.File, which asks the kernel twice as much.
+func withBytes(path string, use func([]byte) error) error {
+	fail := func(err error) error { return &fs.PathError{Op: "read", Path: path, Err: err} }
+	var fd int
+	err := error(unix.EINTR)
+	for err == unix.EINTR {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	buf, _ := buffers.Get().(*[]byte)
+	if buf == nil {
+		buf = new([]byte)
+		*buf = make([]byte, 8<<10)
+	}
+	defer buffers.Put(buf)
+	n := 0
+	for {
+		got, err := unix.Read(fd, (*buf)[n:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			unix.Close(fd)
+			return fail(err)
+		}
+		if n += got; got == 0 || n < len(*buf) { // a regular file gives what it has
+			break
+		}
+		*buf = append(*buf, make([]byte, len(*buf))...)
+	}
+	unix.Close(fd)
+	b := (*buf)[:n]
+	if len(bytes.Trim(b, "\x00")) == 0 {
+		return fail(fs.ErrNotExist)
+	}
+	return use(b)
 }
 
 // readVolatile reads a small file below the run root.
 func readVolatile(path string, v any) error {
-	b, err := readBytes(path)
-	if err == nil {
-		err = json.Unmarshal(b, v)
-	}
-	return err
+	return withBytes(path, func(b []byte) error { return json.Unmarshal(b, v) })
 }
 
 // readRecord reads one of a container's records. One that is not as it was written is snapshot.ErrDamaged.
 func (s *Store) readRecord(id, name string, v any) error {
-	b, err := readBytes(s.path(id, name))
-	if err != nil {
-		return err
-	}
-	if err := rowdb.Unseal(id+"/"+name, b, v); err != nil {
-		return fmt.Errorf("read %s: %w", s.path(id, name), snapshot.ErrDamaged)
-	}
-	return nil
+	return withBytes(s.path(id, name), func(b []byte) error {
+		if err := rowdb.Unseal(id+"/"+name, b, v); err != nil {
+			return fmt.Errorf("read %s: %w", s.path(id, name), snapshot.ErrDamaged)
+		}
+		return nil
+	})
 }
 
 // readConfig reads config.json. It is fs.ErrNotExist for a container that is being made or removed, and ErrDamaged for one that has lost it.
 func (s *Store) readConfig(id string) (c Config, err error) {
-	err = s.readRecord(id, "config.json", &c)
+	var j configJSON // and not Config, whose own UnmarshalJSON has all of it parsed twice
+	err = s.readRecord(id, "config.json", &j)
+	c = j.config()
 	if errors.Is(err, fs.ErrNotExist) && s.lostConfig(id) {
 		err = fmt.Errorf("read %s: it is missing: %w", s.path(id, "config.json"), snapshot.ErrDamaged)
 	}

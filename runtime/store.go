@@ -13,8 +13,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"sort"
+	goruntime "runtime"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/layerctl/layerctl/runtime/cgroup"
@@ -134,14 +137,20 @@ func (c *Config) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return err
 	}
-	*c = Config(j.plainConfig)
+	*c = j.config()
+	return nil
+}
+
+// config is what config.json says.
+func (j *configJSON) config() Config {
+	c := Config(j.plainConfig)
 	c.RootFS, c.RunDir, c.WorkDir, c.User = string(j.RootFS), string(j.RunDir), string(j.WorkDir), string(j.User)
 	c.Command, c.Env = j.Command, j.Env
 	if c.Labels == nil {
 		c.Labels = c.Image.Settings.Labels
 	}
 	c.LogDriver = cmp.Or(c.LogDriver, DefaultLogDriver)
-	return nil
+	return c
 }
 
 // configVersion is the form of config.json; an unknown one is refused.
@@ -252,7 +261,7 @@ type recorded struct {
 }
 
 func (s *Store) path(id string, name ...string) string {
-	return filepath.Join(append([]string{s.dir, id}, name...)...)
+	return strings.Join(append([]string{s.dir, id}, name...), "/") // as it is: filepath.Join would look for dots a thousand times
 }
 
 func (s *Store) runPath(id string, name ...string) string {
@@ -446,31 +455,60 @@ func (s *Store) ids() ([]string, error) {
 	return ids, nil
 }
 
-// List returns the containers, newest first; without all only the running ones. What a crash left half made is taken away on the way.
+// List returns the containers, newest first; without all only those that run or are about to again. What a crash left half made is taken away on the way.
 func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 	ids, err := s.ids()
 	if err != nil {
 		return nil, err
 	}
-	var list []Container
-	names := make(map[string]string, len(ids))
-	for _, id := range ids {
-		c, err := s.load(ctx, id)
+	found := make([]*Container, 0, len(ids))
+	names := make(map[string]bool, len(ids))
+	loaded := s.loadAll(ctx, ids)
+	for i := range ids {
+		c, err := loaded[i].Container, loaded[i].err
 		if errors.Is(err, ErrNotFound) {
-			s.sweep(ctx, id)
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		names[c.Name] = id
-		if all || c.State.Running() {
-			list = append(list, *c)
+		names[c.Name] = true
+		if all || c.State.Running() || c.State.Status == StatusRestarting {
+			found = append(found, c)
 		}
 	}
 	s.sweepNames(names)
-	sort.SliceStable(list, func(i, j int) bool { return list[i].Created.After(list[j].Created) })
+	slices.SortStableFunc(found, func(a, b *Container) int { return b.Created.Compare(a.Created) })
+	list := make([]Container, len(found))
+	for i, c := range found {
+		list[i] = *c
+	}
 	return list, nil
+}
+
+type loadResult struct {
+	*Container
+	err error
+}
+
+// loadAll is load for each, by as many as there are cores: a thousand containers are a matter of parsing. What was never whole is taken away.
+func (s *Store) loadAll(ctx context.Context, ids []string) []loadResult {
+	loaded := make([]loadResult, len(ids))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(goruntime.GOMAXPROCS(0), (len(ids)+15)/16) { // a few are not worth a thread
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(ids); i = int(next.Add(1)) - 1 {
+				c, err := s.load(ctx, ids[i])
+				if errors.Is(err, ErrNotFound) {
+					s.sweep(ctx, ids[i])
+				}
+				loaded[i] = loadResult{c, err}
+			}
+		})
+	}
+	wg.Wait()
+	return loaded
 }
 
 // Lookup finds a container by its name, its ID or a unique beginning of that.

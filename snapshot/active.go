@@ -402,11 +402,34 @@ func (s *Store) Usage(_ context.Context, key string) (Usage, error) {
 	return u, err
 }
 
+// Written is how many bytes the files have that were written in an active snapshot, as Docker counts a container: every file once, and no
+// directories.
+func (s *Store) Written(_ context.Context, key string) (size int64, err error) {
+	dir, _, err := s.readRecord(key)
+	if err != nil {
+		return 0, err
+	}
+	err = eachInode(filepath.Join(dir, "fs"), func(st *syscall.Stat_t) {
+		if st.Mode&syscall.S_IFMT == syscall.S_IFREG {
+			size += st.Size
+		}
+	})
+	return size, err
+}
+
 // usageOf counts a tree: every inode once, and the blocks that it takes.
-func usageOf(dir string) (Usage, error) {
-	var u Usage
+func usageOf(dir string) (u Usage, err error) {
+	err = eachInode(dir, func(st *syscall.Stat_t) {
+		u.Inodes++
+		u.Size += st.Blocks * 512
+	})
+	return u, err
+}
+
+// eachInode calls fn once for every inode of a tree.
+func eachInode(dir string, fn func(*syscall.Stat_t)) error {
 	seen := map[[2]uint64]bool{}
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+	return filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // gone while we looked: a running container's, or the trash's
 		}
@@ -427,11 +450,9 @@ func usageOf(dir string) (Usage, error) {
 			}
 			seen[id] = true
 		}
-		u.Inodes++
-		u.Size += st.Blocks * 512
+		fn(st)
 		return nil
 	})
-	return u, err
 }
 
 // Walk calls fn for every snapshot: the committed ones by name, then the active ones and views.

@@ -1,9 +1,12 @@
 package snapshot
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -45,8 +48,12 @@ func (e *Exact) UnmarshalJSON(b []byte) error {
 	if len(b) < 2 || b[0] != '"' {
 		return json.Unmarshal(b, (*string)(e)) // null, or an error
 	}
-	var out []byte
 	text := b[1 : len(b)-1]
+	if bytes.IndexByte(text, '\\') < 0 && utf8.Valid(text) { // as nearly all are
+		*e = Exact(text)
+		return nil
+	}
+	var out []byte
 	flush := func(piece []byte) error {
 		var s string
 		err := json.Unmarshal(append(append([]byte{'"'}, piece...), '"'), &s)
@@ -109,6 +116,15 @@ func (l ExactList) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON reads the list.
 func (l *ExactList) UnmarshalJSON(b []byte) error {
+	// As we write it, and without escapes, each string is what is between its quotes.
+	if inner, ok := bytes.CutPrefix(b, []byte(`["`)); ok && bytes.IndexByte(b, '\\') < 0 && utf8.Valid(b) {
+		if inner, ok = bytes.CutSuffix(inner, []byte(`"]`)); ok {
+			if list := strings.Split(string(inner), `","`); !slices.ContainsFunc(list, func(s string) bool { return strings.Contains(s, `"`) }) {
+				*l = list
+				return nil
+			}
+		}
+	}
 	var list []Exact
 	if err := json.Unmarshal(b, &list); err != nil {
 		return err

@@ -51,3 +51,19 @@ func FuzzExact(f *testing.F) {
 		json.Unmarshal([]byte(text), &e) // of anything: an error at most
 	})
 }
+
+func TestExactList(t *testing.T) {
+	for text, want := range map[string]ExactList{`null`: nil, `[]`: nil, `["a"]`: {"a"}, `["",""]`: {"", ""}, `["a,b","é","c"]`: {"a,b", "é", "c"}, `[ "a", "b" ]`: {"a", "b"},
+		`["a" ,"b"]`: {"a", "b"}, `["\",\"","x"]`: {`","`, "x"}, `["[\"a\"]"]`: {`["a"]`}} {
+		got := ExactList{"old"}
+		if err := json.Unmarshal([]byte(text), &got); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{`["a",1]`, `["a",1,"b"]`, `["a",["b"]]`, `"a"`, `{"a":"b"}`} {
+		var got ExactList
+		if err := json.Unmarshal([]byte(text), &got); err == nil {
+			t.Errorf("%s is taken for %q", text, got)
+		}
+	}
+}

@@ -64,3 +64,92 @@ func TestRename(t *testing.T) {
 		t.Errorf("after a repair: %q", got)
 	}
 }
+
+// What ps shows, in which order, of which containers, in Docker's words.
+func TestPs(t *testing.T) {
+	e := withBusybox(t)
+	e.ok("config", "-c", "LABEL tier=front", "busybox", "app")
+	e.ok("run", "--name", "grown", "app", "touch", "/new")
+	e.ok("commit", "grown", "onapp")
+	e.ok("run", "--name", "first", "-l", "n=1", "busybox", "sh", "-c", "head -c 3000 /dev/zero > /f; ln /f /g; mkdir /d")
+	e.run("run", "--name", "failed", "-l", "n=2", "-l", "note=two\nlines", "app", "sh", "-c", "exit 3")
+	e.ok("run", "--name", "above", "onapp", "true")
+	e.ok("run", "--name", "plain", "--rootfs", "busybox", "sh", "-c", "echo a long command that is cut; echo 12345 > /n")
+	live, _ := e.begun("run", "--name", "live", "--network", "host", "busybox", "sh", "-c", "echo up; exec sleep 1000")
+	defer func() {
+		e.ok("rm", "-f", "live")
+		live.Wait()
+	}()
+	names := func(args ...string) string {
+		t.Helper()
+		return strings.Join(strings.Fields(e.ok(append([]string{"ps", "--format", "{{.Names}}"}, args...)...)), " ")
+	}
+	eventually(t, "the live one is running", func() bool { return names("-f", "status=running") == "live" }) // its own "up" may come first
+	e.ok("create", "--name", "ready", "busybox", "true")
+	if got := e.ok("ps", "-f", "status=created", "--format", "{{.Names}} {{.State}} {{.Status}}"); got != "ready created Created\n" {
+		t.Errorf("one that was never started: %q", got)
+	}
+	e.ok("rm", "ready")
+	e.ok("pause", "live")
+	if got := e.ok("ps", "-f", "network=host", "--format", "{{.State}} {{.Status}}"); !strings.HasPrefix(got, "paused Up ") || !strings.HasSuffix(got, " (Paused)\n") {
+		t.Errorf("one that is paused: %q", got)
+	}
+	e.ok("unpause", "live")
+	app := strings.TrimSpace(e.ok("inspect", "--format", "{{.Id}}", "app"))
+	for _, row := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "live"},
+		{[]string{"-a"}, "live plain above failed first grown"},
+		{[]string{"-l"}, "live"},
+		{[]string{"-n", "3"}, "live plain above"},
+		{[]string{"-n", "0"}, "live"},
+		{[]string{"-n", "2", "-f", "label=n"}, "failed first"},
+		{[]string{"-a", "-f", "exited=3"}, "failed"},
+		{[]string{"-f", "exited=3"}, ""},
+		{[]string{"-f", "status=exited", "-f", "label=n=1"}, "first"},
+		{[]string{"-a", "-f", "label=tier=front"}, "above failed grown"},
+		{[]string{"-a", "-f", "before=failed"}, "first grown"},
+		{[]string{"-a", "-f", "since=failed"}, "live plain above"},
+		{[]string{"-a", "-f", "since=first", "-f", "before=live"}, "plain above failed"},
+		{[]string{"-a", "-f", "ancestor=onapp"}, "above"},
+		{[]string{"-a", "-f", "ancestor=app"}, "live above failed first grown"}, // config made it of the same layers as busybox
+		{[]string{"-a", "-f", "ancestor=" + app[:19], "-f", "label=tier"}, "above failed grown"},
+		{[]string{"-a", "-f", "ancestor=nothing"}, ""},
+		{[]string{"-a", "-f", "network=host"}, "live"},
+		{[]string{"-a", "-f", "name=^f"}, "failed first"},
+	} {
+		if got := names(row.args...); got != row.want {
+			t.Errorf("ps %q: %q, want %q", row.args, got, row.want)
+		}
+	}
+	e.fails(1, []string{"before=nobody", "no such container"}, "ps", "-f", "before=nobody")
+	e.fails(1, []string{"volume=x", "not supported"}, "ps", "-f", "volume=x")
+	e.fails(2, []string{"color=red", "want id, name"}, "ps", "-f", "color=red")
+	if got := e.ok("ps", "-a", "-f", "name=failed", "--format", `{{.Label "n"}} {{.Labels}}`); got != "2 n=2,note=two\nlines,tier=front\n" {
+		t.Errorf("labels: %q", got)
+	}
+	if got := e.ok("ps", "-a", "-f", "name=failed", "--format", `table {{.Names}}\t{{.Label "com.example.note"}}\t{{.Label "note"}}`); got != "NAMES    NOTE   NOTE\nfailed          two lines\n" {
+		t.Errorf("a table: %q", got)
+	}
+	if got := e.ok("ps", "-a", "-f", "name=(grown|first|plain)", "--format", "{{.Size}}"); !strings.HasPrefix(got, "6B\n3kB (virtual ") || !strings.Contains(got, "\n0B (virtual ") {
+		t.Errorf("sizes: %q", got)
+	}
+	lines := strings.Split(e.ok("ps", "-as"), "\n")
+	if !strings.HasPrefix(lines[0], "CONTAINER ID   IMAGE ") || !strings.HasSuffix(lines[0], "PORTS   NAMES    SIZE") || !strings.Contains(lines[2], `"sh -c 'echo a long…"`) && !strings.Contains(lines[2], `"sh -c echo a long c…"`) {
+		t.Errorf("a table:\n%s\n%s", lines[0], lines[2])
+	}
+	var row map[string]any
+	fromJSON(t, e.ok("ps", "-l", "--format", "json"), &row)
+	if _, has := row["Size"]; has || row["State"] != "running" || !strings.HasPrefix(row["Status"].(string), "Up ") || row["Networks"] != "host" {
+		t.Errorf("as JSON: %v", row)
+	}
+	if ids := strings.Fields(e.ok("ps", "-aq")); len(ids) != 6 || len(ids[0]) != 12 {
+		t.Errorf("IDs: %q", ids)
+	}
+	e.ok("rmi", "-f", "onapp")
+	if got := names("-a", "-f", "ancestor=onapp"); got != "above" {
+		t.Errorf("an image that has gone is the ancestor of %q", got)
+	}
+}

@@ -20,6 +20,17 @@ type labelFilter struct {
 	not        bool
 }
 
+func parseLabelFilter(value string, not bool) labelFilter {
+	l := labelFilter{not: not}
+	l.key, l.value, l.valued = strings.Cut(value, "=")
+	return l
+}
+
+func (l labelFilter) match(labels map[string]string) bool {
+	value, has := labels[l.key]
+	return (has && (!l.valued || value == l.value)) != l.not
+}
+
 func parsePruneFilter(given []string, now time.Time) (*pruneFilter, error) {
 	p := &pruneFilter{given: given}
 	for _, g := range given {
@@ -28,9 +39,7 @@ func parsePruneFilter(given []string, now time.Time) (*pruneFilter, error) {
 		case !ok || value == "":
 			return nil, usagef("--filter %s: want until=TIME, label=KEY[=VALUE] or label!=KEY[=VALUE]", g)
 		case key == "label" || key == "label!":
-			l := labelFilter{not: key == "label!"}
-			l.key, l.value, l.valued = strings.Cut(value, "=")
-			p.labels = append(p.labels, l)
+			p.labels = append(p.labels, parseLabelFilter(value, key == "label!"))
 		case key == "until":
 			if !p.until.IsZero() {
 				return nil, usagef("--filter %s: until can be given once", g)
@@ -73,8 +82,7 @@ func (p *pruneFilter) match(created time.Time, labels map[string]string) bool {
 		return false
 	}
 	for _, l := range p.labels {
-		value, has := labels[l.key]
-		if has && (!l.valued || value == l.value) == l.not || !has && !l.not {
+		if !l.match(labels) {
 			return false
 		}
 	}

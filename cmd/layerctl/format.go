@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -23,6 +24,12 @@ type column struct{ header, field string }
 // printList prints records as Docker's list commands do: a table by default, one JSON object a line for "json", or a Go template
 // applied to each ("table TEMPLATE" prints aligned, with headers).
 func printList[T any](w io.Writer, format string, columns []column, records []T) error {
+	b := newBuffered(w)
+	err := printRecords(b, format, columns, records)
+	return errors.Join(err, b.Flush())
+}
+
+func printRecords[T any](w io.Writer, format string, columns []column, records []T) error {
 	switch {
 	case format == "json":
 		enc := json.NewEncoder(w)
@@ -63,7 +70,7 @@ func printList[T any](w io.Writer, format string, columns []column, records []T)
 
 // headerOf is the first line of a table whose lines a template makes: the template with each field's header for its value.
 func headerOf[T any](body string, columns []column) (string, error) {
-	headers := map[string]string{}
+	headers := labelHeaders{}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[T]()) {
 		var words strings.Builder // CreatedAt is CREATED AT
 		for i, r := range f.Name {
@@ -92,12 +99,28 @@ func headerOf[T any](body string, columns []column) (string, error) {
 	return b.String(), nil
 }
 
+// labelHeaders are headers by field; that of a label is the last part of its name, as in Docker.
+type labelHeaders map[string]string
+
+// Label stands for the method that records of containers have.
+func (labelHeaders) Label(name string) string {
+	name = name[strings.LastIndexByte(name, '.')+1:]
+	return strings.ToUpper(strings.NewReplacer("-", " ", "_", " ").Replace(name))
+}
+
 // oneLined is a record of strings as a table shows it: no name out of a foreign layer or image ends the line or moves the cursor.
 func oneLined[T any](record T) T {
 	v := reflect.ValueOf(&record).Elem()
 	for i := range v.NumField() {
-		if f := v.Field(i); f.Kind() == reflect.String && f.CanSet() {
+		switch f := v.Field(i); {
+		case f.Kind() == reflect.String && f.CanSet():
 			f.SetString(start.OneLine(f.String()))
+		case f.Type() == reflect.TypeFor[map[string]string]() && f.CanSet():
+			shown := make(map[string]string, f.Len())
+			for k, v := range f.Interface().(map[string]string) {
+				shown[k] = start.OneLine(v)
+			}
+			f.Set(reflect.ValueOf(shown))
 		}
 	}
 	return record

@@ -25,7 +25,7 @@ func Seal(where string, v any) ([]byte, error) {
 	if len(b) < 3 || b[0] != '{' {
 		return nil, fmt.Errorf("seal %s: no object with fields", where)
 	}
-	return append(b[:len(b)-1], sealOf(where, b)...), nil
+	return append(b[:len(b)-1], sealOf(where, b[:len(b)-1])...), nil
 }
 
 // Sealed says whether b is as Seal made it for that place.
@@ -34,8 +34,7 @@ func Sealed(where string, b []byte) bool {
 		return false
 	}
 	at := len(b) - sealSize
-	plain := append(bytes.Clone(b[:at]), '}')
-	return bytes.Equal(b[at:], sealOf(where, plain))
+	return bytes.Equal(b[at:], sealOf(where, b[:at]))
 }
 
 // Unsealed says whether b has no checksum at all: it was written by a version that made none.
@@ -67,10 +66,12 @@ func Decode(broken map[string]string, where string, b []byte, v any) bool {
 	return true
 }
 
-func sealOf(where string, plain []byte) []byte {
+// sealOf is the seal of an object, which is open: without its last brace.
+func sealOf(where string, open []byte) []byte {
 	h := fnv.New64a()
 	h.Write([]byte(where))
 	h.Write([]byte{0})
-	h.Write(plain)
+	h.Write(open)
+	h.Write([]byte{'}'})
 	return []byte(sealStart + hex.EncodeToString(h.Sum(nil)) + `"}`)
 }

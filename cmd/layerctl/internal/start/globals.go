@@ -127,8 +127,12 @@ func HintOf(err error) string {
 // OneLine joins lines and shows what a terminal would obey or not show, control characters and marks that turn the direction of a text:
 // messages carry names out of foreign layers and answers of foreign registries.
 func OneLine(s string) string {
+	s = strings.TrimSpace(s)
+	if strings.IndexFunc(s, func(r rune) bool { return r < 0x20 || r >= 0x7f }) < 0 { // as nearly all are, and tables show thousands
+		return s
+	}
 	var b strings.Builder
-	for _, r := range strings.TrimSpace(s) {
+	for _, r := range s {
 		switch {
 		case r == '\n' || r == '\r' || r == '\t':
 			b.WriteByte(' ')
