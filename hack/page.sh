@@ -4,7 +4,8 @@
 #
 # In an output block "…" stands for any text, and alone on a line for any lines; everything else must come as it is there, so a page's
 # commands give IDs by SOURCE_DATE_EPOCH, or the page says "…". What the reader need not see, such as making what the page looks at, is a
-# block, too: in a comment that begins with a line "<!-- sh" and ends with "-->". A page cleans up after itself, as a reader would.
+# block, too: in a comment that begins with a line "<!-- sh" and ends with "-->". So is what he does at a terminal: the block types it into
+# tmux, and its output is the screen. A page cleans up after itself, as a reader would.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 page=$1
@@ -13,12 +14,20 @@ BIN=${BIN:-$PWD/bin}
 [ -x "$BIN/layerctl" ] || { echo "$page: there is no $BIN/layerctl: make it first" >&2; exit 1; }
 PATH=$BIN:$PATH
 blocks=$(mktemp -d "${TMPDIR:-/var/tmp}/layerctl-page.XXXXXX")
+# The terminals of a page are tmux's; its server is the page's own.
+unset TMUX
+export TMUX_TMPDIR=$blocks
 export LAYERCTL_ROOT=${LAYERCTL_ROOT:-$blocks/store} LAYERCTL_RUN_ROOT=${LAYERCTL_RUN_ROOT:-$blocks/run} LC_ALL=C.UTF-8 TZ=UTC
 doing=
 finish() {
 	status=$?
 	[ -z "$doing" ] || { cat "$blocks/got" >&2; echo "$page: $doing" >&2; }
 	cd /
+	# What a block that failed had started.
+	tmux kill-server 2>/dev/null || true
+	if [ $status != 0 ]; then
+		layerctl ps -aq 2>/dev/null | xargs -r layerctl rm -f >/dev/null || true
+	fi
 	# What a block that failed had mounted.
 	awk -v dir="$blocks/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | tac | xargs -r -n1 umount -l
 	rm -rf "$blocks"
