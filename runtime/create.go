@@ -40,7 +40,7 @@ type CreateOptions struct {
 	Restart                   string // as ParseRestart reads it
 	LogDriver                 string // "" is k8s-file
 	LogOpts                   []string
-	PidMode, IPCMode, UTSMode string // "", host, or container:ID
+	PidMode, IPCMode, UTSMode string // "", host, or container:NAME
 	StdinOnce                 bool   // the first who sends input takes stdin with him when he ends
 
 	// How Run connects the caller with it.
@@ -67,7 +67,7 @@ func (o CreateOptions) config() (Config, error) {
 	if strings.Trim(c.Hostname, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") != "" {
 		return c, invalid("host name %q: want letters, digits, '.', '-' and '_'", c.Hostname)
 	}
-	if c.Network != "none" && c.Network != "host" {
+	if c.Network != "none" && !CheckShared(c.Network) {
 		return c, Refuse("network %q", c.Network)
 	}
 	if c.Hostname == "" {
@@ -275,6 +275,10 @@ func (f *cidFile) drop() {
 }
 
 func (s *Store) createNamed(ctx context.Context, o CreateOptions) (*recorded, error) {
+	o, err := s.resolveShared(ctx, o)
+	if err != nil {
+		return nil, err
+	}
 	for try := 0; ; try++ {
 		c, err := o.config()
 		if err != nil {

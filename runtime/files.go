@@ -148,20 +148,9 @@ func (s *Store) openNamespace(c *Container, first *os.File, name string) (*os.Fi
 	return ns, err
 }
 
-// rootIn opens the root of a mount namespace: with flags of openat(2), or with 0 as a detached mount of its own without those in it. What
-// the container's first process has made its root (chroot(2)) does not matter.
+// rootIn opens the root of a mount namespace: with flags of openat(2), or with 0 as a detached mount of its own without those in it.
 func rootIn(ns *os.File, flags int) (root *os.File, err error) {
-	// A thread of ours will be in the container's namespace: nobody may look into this process.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("become undumpable: %w", err)
-	}
-	err = snapshot.OnPrivateThread(func() error {
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return fmt.Errorf("leave the other threads: %w", err)
-		}
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
-			return fmt.Errorf("enter its mount namespace: %w", err)
-		}
+	err = inNamespace(ns, func() error {
 		var fd int
 		if flags != 0 {
 			fd, err = unix.Open("/", flags|unix.O_CLOEXEC, 0)

@@ -26,6 +26,7 @@ type prepared struct {
 	group *cgroup.Group
 	v2    *os.File
 	init  *os.File // the program, with Config.Init
+	of    *shared
 }
 
 func (p *prepared) close() {
@@ -41,6 +42,9 @@ func (p *prepared) close() {
 	if p.root != nil {
 		p.root.Close()
 	}
+	if p.of != nil {
+		p.of.close()
+	}
 }
 
 // prepare mounts the container's root, attached nowhere, finds in it what the command line names, and compiles the start plan.
@@ -52,6 +56,9 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 			p.group.Remove()
 		}
 	}()
+	if p.of, err = s.share(ctx, c); err != nil {
+		return nil, err
+	}
 	if p.root, err = s.snaps.Attach(ctx, snapshotKey(c.ID), snapshot.AttachOptions{Init: true, Volatile: c.AutoRemove}); err != nil {
 		return nil, err
 	}
@@ -61,7 +68,7 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 	if err != nil {
 		return nil, err
 	}
-	files, err := s.makeFiles(c)
+	files, err := s.makeFiles(c, p.of.net)
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +77,9 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 		return nil, err
 	}
 	failpoint.Hit("start/cgroups")
+	if c.PidMode != "" && len(p.group.Dirs) == 0 {
+		return nil, Refuse("--pid %s where no cgroup can be made: nothing else would know all processes of the container", c.PidMode)
+	}
 	if p.v2, err = p.group.OpenV2(); err != nil {
 		return nil, err
 	}
@@ -85,10 +95,12 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 	in := plan.Inputs{
 		Spec: spec.Build(spec.Options{
 			Args: c.Command, Env: spec.Environment(c.Image.Settings.Env, c.Env, c.Hostname, user.home, c.TTY), Cwd: c.WorkDir,
-			UID: user.uid, GID: user.gid, Groups: user.groups, Hostname: c.Hostname, Terminal: c.TTY, HostNetwork: c.Network == "host",
+			UID: user.uid, GID: user.gid, Groups: user.groups, Hostname: c.Hostname, Terminal: c.TTY,
+			Shared: p.of.spec, Shm: p.of.shm,
 			MayMakeDevices: p.group.LimitsDevices(), Files: files, SoftFiles: soft, HardFiles: hard,
 		}),
 		Root: root, RootSteps: p.root.Steps, Cgroups: p.group.V1(), CgroupFD: -1, Stdio: stdio, PDeathSig: unix.SIGKILL, Init: p.init,
+		Namespaces: p.of.opened, Mounts: p.of.mounts,
 	}
 	if p.v2 != nil {
 		in.CgroupFD = int(p.v2.Fd())
@@ -132,8 +144,16 @@ func exitCode(err error) int {
 	return 125
 }
 
-// makeFiles makes what is mounted over the files in /etc that tell a machine who it is, and returns where they go.
-func (s *Store) makeFiles(c *Config) ([][2]string, error) {
+// makeFiles makes what is mounted over the files in /etc that tell a machine who it is, and returns where they go. A container that has
+// another one's network has that one's files.
+func (s *Store) makeFiles(c *Config, net *Container) ([][2]string, error) {
+	if net != nil {
+		var files [][2]string
+		for _, name := range [...]string{"hosts", "hostname", "resolv.conf"} {
+			files = append(files, [2]string{s.volatile(&net.Config, name), "/etc/" + name})
+		}
+		return files, nil
+	}
 	hosts := "127.0.0.1\tlocalhost " + c.Hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	resolv := "# The container has no network: there is nobody to ask.\n"
 	if c.Network == "host" {

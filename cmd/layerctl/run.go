@@ -41,6 +41,9 @@ func (a *app) run(cmd *cobra.Command, r *start.Run, args []string) error {
 	if err := r.Check(args); err != nil {
 		return err
 	}
+	if err := r.Guard(); err != nil {
+		return err
+	}
 	r.Globals = a.Globals
 	images, _, containers, err := a.stores()
 	if err != nil {

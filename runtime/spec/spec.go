@@ -15,7 +15,8 @@ type Options struct {
 	Groups         []uint32
 	Hostname       string
 	Terminal       bool
-	HostNetwork    bool
+	Shared         map[specs.LinuxNamespaceType]string // namespaces that are not new: "host", or the path of one to join
+	Shm            string                              // what is mounted at /dev/shm instead of a new file system; "" for that
 	NoNewPrivs     bool
 	MayMakeDevices bool        // the cgroup limits devices, so CAP_MKNOD is harmless
 	Files          [][2]string // host file, path inside: bind mounts
@@ -51,16 +52,22 @@ func Build(o Options) *specs.Spec {
 			{Destination: "/sys", Type: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 		},
 		Linux: &specs.Linux{
-			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace},
-				{Type: specs.IPCNamespace}, {Type: specs.CgroupNamespace}},
 			// Docker's defaults (moby/moby, oci/defaults.go).
 			MaskedPaths: []string{"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
 				"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"},
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
-	if !o.HostNetwork {
-		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	for _, kind := range [...]specs.LinuxNamespaceType{specs.PIDNamespace, specs.MountNamespace, specs.UTSNamespace, specs.IPCNamespace, specs.CgroupNamespace,
+		specs.NetworkNamespace} {
+		if path := o.Shared[kind]; path != "host" {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: kind, Path: path})
+		}
+	}
+	for i := range s.Mounts {
+		if m := &s.Mounts[i]; m.Destination == "/dev/shm" && o.Shm != "" {
+			m.Type, m.Source, m.Options = "bind", o.Shm, []string{"bind"}
+		}
 	}
 	for _, f := range o.Files {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: f[1], Type: "bind", Source: f[0], Options: []string{"bind", "rprivate"}})

@@ -49,7 +49,7 @@ func TestBuild(t *testing.T) {
 		t.Errorf("%+v", last)
 	}
 
-	s = Build(Options{UID: 1000, HostNetwork: true})
+	s = Build(Options{UID: 1000, Shared: map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "host"}})
 	if has(s, specs.NetworkNamespace) {
 		t.Error("the host's network was asked for")
 	}

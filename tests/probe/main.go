@@ -144,8 +144,13 @@ func look(pid int) bool {
 func rewrite() {
 	for _, fd := range held {
 		if w, err := syscall.Open("/proc/self/fd/"+strconv.Itoa(fd), syscall.O_WRONLY, 0); err == nil {
+			var b [1]byte
+			if n, _ := syscall.Pread(fd, b[:], 0); n == 1 { // a sealed file in memory can be opened, and not written
+				if n, _ = syscall.Pwrite(w, b[:], 0); n == 1 {
+					report("WRITABLE")
+				}
+			}
 			syscall.Close(w)
-			report("WRITABLE")
 		}
 	}
 }

@@ -74,7 +74,7 @@ func run(args []string) (code int, done bool) {
 	}
 	// Global flags may stand behind the command's name, too.
 	operands, ok := start.Parse(append(globals, r.Flags()...), rest[1:])
-	if !ok || r.Check(operands) != nil || r.Pull == "always" || r.Resolve() != nil {
+	if !ok || r.Check(operands) != nil || r.Pull == "always" || r.Guard() != nil || r.Resolve() != nil {
 		return 0, false
 	}
 	_, containers, err := r.Open()

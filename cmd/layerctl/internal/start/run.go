@@ -8,6 +8,7 @@ import (
 
 	"github.com/layerctl/layerctl/image/record"
 	"github.com/layerctl/layerctl/runtime"
+	"github.com/layerctl/layerctl/runtime/executor"
 	"github.com/layerctl/layerctl/runtime/monitor"
 )
 
@@ -41,6 +42,9 @@ type Run struct {
 	Restart     string
 	LogDriver   string
 	LogOpts     []string
+	PID         string
+	IPC         string
+	UTS         string
 
 	entrypointGiven bool
 }
@@ -64,7 +68,10 @@ func (r *Run) Flags() []Flag {
 		stringFlag(&r.DetachKeys, "detach-keys", "", "the keys that detach from the terminal"),
 		stringFlag(&r.RootFS, "rootfs", "", "run over this directory instead of an image; it is never written"),
 		stringFlag(&r.Hostname, "hostname", "", "the container's host name (default: its short ID)"),
-		stringFlag(&r.Network, "network", "", "none or host"),
+		stringFlag(&r.Network, "network", "", "none, host, or container:NAME for another one's"),
+		stringFlag(&r.PID, "pid", "", "whose processes it sees: host, or container:NAME (default: its own)"),
+		stringFlag(&r.IPC, "ipc", "", "whose shared memory and queues it has: host, or container:NAME (default: its own)"),
+		stringFlag(&r.UTS, "uts", "", "whose host name it has: host, or container:NAME (default: its own)"),
 		stringFlag(&r.Pull, "pull", "", "fetch the image first: always, missing or never"),
 		listFlag(&r.Publish, "publish", "p", "publish a port (refused until containers have networks)"),
 		listFlag(&r.EnvFiles, "env-file", "", "a file of NAME=VALUE lines, or NAME to pass on; --env comes after it"),
@@ -85,8 +92,14 @@ func (r *Run) Check(args []string) error {
 	switch {
 	case len(r.Publish) > 0:
 		return Hinted(runtime.Refuse("publish ports (-p %s)", r.Publish[0]), "containers have no network yet; --network host shares the host's")
-	case r.Network != "none" && r.Network != "host":
-		return Hinted(runtime.Refuse("--network %s", r.Network), "containers have no networks of their own yet: use none (the default) or host")
+	case r.Network != "none" && !runtime.CheckShared(r.Network):
+		return Hinted(runtime.Refuse("--network %s", r.Network), "containers have no networks of their own yet: use none (the default), host or container:NAME")
+	case r.PID != "" && !runtime.CheckShared(r.PID):
+		return fmt.Errorf("run: --pid %s: want host or container:NAME", r.PID)
+	case r.IPC != "" && !runtime.CheckShared(r.IPC):
+		return fmt.Errorf("run: --ipc %s: want host or container:NAME", r.IPC)
+	case r.UTS != "" && !runtime.CheckShared(r.UTS):
+		return fmt.Errorf("run: --uts %s: want host or container:NAME", r.UTS)
 	case badKeys(r.DetachKeys):
 		return fmt.Errorf("run: --detach-keys %s: want single characters or ctrl-<a-z, @, [, \\, ], ^ or _>, by commas", r.DetachKeys)
 	case r.Pull != "always" && r.Pull != "missing" && r.Pull != "never":
@@ -95,6 +108,14 @@ func (r *Run) Check(args []string) error {
 		return Hinted(errors.New("run: no image named"), "usage: layerctl run [flags] IMAGE|--rootfs DIR [COMMAND [ARG…]]")
 	}
 	return nil
+}
+
+// Guard makes this program unwritable for whoever sees it become the container's first process. It comes before anything is done.
+func (r *Run) Guard() error {
+	if r.PID == "" {
+		return nil // nobody does
+	}
+	return executor.BecomeUnwritable()
 }
 
 // Detached is the exit status of a command whose user has left a container. The shell's next line begins where the container's ended.
@@ -123,6 +144,7 @@ func (r *Run) Options(image *record.Record, args []string) runtime.CreateOptions
 		Hostname: r.Hostname, Network: r.Network, TTY: r.TTY, Interactive: r.Interactive, AutoRemove: r.Remove, Init: r.Init, Detach: r.Detach,
 		EnvFiles: r.EnvFiles, Labels: r.Labels, LabelFiles: r.LabelFiles, CIDFile: r.CIDFile, StopSignal: r.StopSignal,
 		StopTimeout: r.StopTimeout, Restart: r.Restart, LogDriver: r.LogDriver, LogOpts: r.LogOpts,
+		PidMode: r.PID, IPCMode: r.IPC, UTSMode: r.UTS,
 		StdinOnce: r.Interactive && !r.Detach,
 	}
 	o.DetachKeys, _ = monitor.ParseDetachKeys(r.DetachKeys)
