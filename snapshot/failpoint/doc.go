@@ -7,5 +7,7 @@
 //	LAYERCTL_FAILPOINT=@N        at the N-th hit of any name
 //	LAYERCTL_FAILPOINT_LOG=FILE  append the name of each hit, a line each: what there is to die at
 //
+// A process that goes on with another's work (Environ) counts on from there.
+//
 // Without the tag, Hit is an empty function that the compiler leaves out.
 package failpoint

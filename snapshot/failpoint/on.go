@@ -16,9 +16,21 @@ const Enabled = true
 
 var (
 	mu    sync.Mutex
-	total int
+	total = before()
 	hits  = map[string]int{}
 )
+
+func before() int {
+	n, _ := strconv.Atoi(os.Getenv("LAYERCTL_FAILPOINT_BEFORE"))
+	return n
+}
+
+// Environ is the environment of a process that goes on with the work of this one: its failpoints are counted on from here.
+func Environ() []string {
+	mu.Lock()
+	defer mu.Unlock()
+	return append(os.Environ(), "LAYERCTL_FAILPOINT_BEFORE="+strconv.Itoa(total))
+}
 
 // Hit says that the process has come to the place name. Where that is the one to die at, it does, at once and with nothing tidied.
 func Hit(name string) {
