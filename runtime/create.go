@@ -54,7 +54,7 @@ func (o CreateOptions) config() (Config, error) {
 		Version: configVersion, ID: newID(), Name: o.Name, Created: time.Now().UTC(), Image: o.Image, RootFS: o.RootFS,
 		WorkDir: o.WorkDir, User: o.User, Hostname: o.Hostname, Network: o.Network, TTY: o.TTY,
 		Interactive: o.Interactive, AutoRemove: o.AutoRemove, Init: o.Init, StopSignal: o.StopSignal, StopTimeout: o.StopTimeout,
-		LogDriver: cmp.Or(o.LogDriver, DefaultLogDriver), PidMode: o.PidMode, IPCMode: o.IPCMode, UTSMode: o.UTSMode, StdinOnce: o.StdinOnce,
+		LogDriver: cmp.Or(o.LogDriver, DefaultLogDriver), PidMode: o.PidMode, IPCMode: o.IPCMode, UTSMode: o.UTSMode, StdinOnce: o.StdinOnce, Attached: !o.Detach,
 	}
 	if c.Name == "" {
 		c.Name = randomName()

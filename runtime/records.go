@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -173,4 +174,29 @@ func (s *Store) claimed() (keys []string, err error) {
 		}
 	}
 	return keys, err
+}
+
+// Paths are where a container's own files are on the host; "" for what is not there now.
+type Paths struct{ Hosts, Hostname, ResolvConf, Log string }
+
+// Paths says where a container's own files are.
+func (s *Store) Paths(c *Container) (p Paths) {
+	for to, path := range map[*string]string{&p.Hosts: s.volatile(&c.Config, "hosts"), &p.Hostname: s.volatile(&c.Config, "hostname"),
+		&p.ResolvConf: s.volatile(&c.Config, "resolv.conf"), &p.Log: s.path(c.ID, "log")} {
+		if exists(path) {
+			*to = path
+		}
+	}
+	return p
+}
+
+// ExecIDs are the commands that run in a container beside its first process: the files in exec/ below its volatile state.
+func (s *Store) ExecIDs(c *Container) (ids []string) {
+	entries, _ := os.ReadDir(s.volatile(&c.Config, "exec"))
+	for _, e := range entries {
+		if id, ok := strings.CutSuffix(e.Name(), ".json"); ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }

@@ -108,6 +108,7 @@ type Config struct {
 	IPCMode     string            `json:",omitempty"`
 	UTSMode     string            `json:",omitempty"`
 	StdinOnce   bool              `json:",omitempty"`
+	Attached    bool              `json:",omitempty"` // it was made to be looked at, not in the background
 }
 
 // DefaultLogDriver is the form of a log that a container keeps when nothing else is said: lines as Kubernetes writes them.

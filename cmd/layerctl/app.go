@@ -138,13 +138,13 @@ shows what is inside the layers.`,
 		a.exploreCommand(), a.wasteCommand(), a.reportCommand(),
 		a.runCommand(), a.execCommand(), a.psCommand(), a.rmCommand(),
 		a.nsCommand(), a.topCommand(), a.statsCommand(),
-		a.renameCommand(), a.updateCommand(),
+		a.renameCommand(), a.updateCommand(), a.portCommand(),
 		a.logsCommand(), a.eventsCommand(),
 		groupCommand("generate", "Make files for other programs", a.generateSystemdCommand()),
 		a.cpCommand(), a.exportCommand(), a.mountCommand(), a.umountCommand(),
 		a.checkCommand(), a.infoCommand(), a.versionCommand(),
 		a.dfCommand(), a.pruneCommand(), groupCommand("image", "Manage images", a.imagePruneCommand()),
-		groupCommand("container", "Manage containers", a.containerPruneCommand()),
+		groupCommand("container", "Manage containers", a.containerCommands()...),
 	)
 	root.AddCommand(a.lifeCommands()...)
 	root.AddCommand(a.buildCommands()...)

@@ -10,6 +10,38 @@ import (
 	"github.com/layerctl/layerctl/runtime"
 )
 
+// containerCommands are Docker's commands under "container": those that there are without that word, and ls.
+func (a *app) containerCommands() []*cobra.Command {
+	ls := a.psCommand()
+	ls.Use, ls.Aliases = "ls [flags]", []string{"list", "ps"}
+	ls.Example = "  layerctl container ls -a"
+	return append(a.lifeCommands(), ls, a.containerInspectCommand(), a.containerPruneCommand(), a.runCommand(), a.execCommand(), a.rmCommand(), a.topCommand(),
+		a.statsCommand(), a.renameCommand(), a.updateCommand(), a.portCommand(), a.logsCommand(), a.cpCommand(), a.exportCommand(), a.commitCommand(), a.diffCommand())
+}
+
+func (a *app) portCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "port CONTAINER [PORT[/PROTO]]",
+		Short: "List the ports that a container publishes: none, for containers have no networks of their own yet",
+		Args:  rangeArgs(1, 2, "a container and perhaps a port"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, _, containers, err := a.stores()
+			if err != nil {
+				return err
+			}
+			c, err := containers.Lookup(cmd.Context(), args[0])
+			if err != nil {
+				return fmt.Errorf("port: %w", err)
+			}
+			if len(args) > 1 {
+				return fmt.Errorf("port: container %s does not publish %s", c.Name, args[1])
+			}
+			fmt.Fprintf(a.stderr, "layerctl: container %s publishes no ports\n", c.Name)
+			return nil
+		},
+	}
+}
+
 func (a *app) rmCommand() *cobra.Command {
 	var force, volumes bool
 	cmd := &cobra.Command{

@@ -16,17 +16,33 @@ import (
 )
 
 func (a *app) inspectCommand() *cobra.Command {
-	var kind, format string
-	cmd := &cobra.Command{
+	cmd, kind := a.inspectOf("")
+	cmd.Flags().StringVar(kind, "type", "", "image, container, layer or snapshot (default: the first of container, image, snapshot and layer that has the name)")
+	return cmd
+}
+
+func (a *app) containerInspectCommand() *cobra.Command {
+	cmd, _ := a.inspectOf("container")
+	cmd.Use = "inspect [flags] CONTAINER..."
+	cmd.Short = "Show all there is to know of containers, as JSON"
+	cmd.Example = "  layerctl container inspect --format '{{.State.ExitCode}}' work"
+	return cmd
+}
+
+// inspectOf is the command for things of a kind, "" for any.
+func (a *app) inspectOf(of string) (cmd *cobra.Command, kind *string) {
+	var format string
+	kind = &of
+	cmd = &cobra.Command{
 		Use:     "inspect [flags] NAME|ID...",
 		Short:   "Show all there is to know of images, containers, layers and snapshots, as JSON",
 		Example: "  layerctl inspect debian\n  layerctl inspect --type container --format '{{.State.ExitCode}}' work\n  layerctl inspect --type layer debian#1",
 		Args:    minArgs(1, "at least one name or ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			switch kind {
+			switch *kind {
 			case "", "image", "container", "layer", "snapshot":
 			default:
-				return usagef("--type %s: want image, container, layer or snapshot", kind)
+				return usagef("--type %s: want image, container, layer or snapshot", *kind)
 			}
 			images, snaps, containers, err := a.stores()
 			if err != nil {
@@ -36,7 +52,7 @@ func (a *app) inspectCommand() *cobra.Command {
 			var found []any
 			var failed error
 			for _, name := range args {
-				v, err := in.inspect(cmd.Context(), kind, name)
+				v, err := in.inspect(cmd.Context(), *kind, name)
 				if err != nil {
 					failed = errors.Join(failed, err)
 					continue
@@ -51,10 +67,8 @@ func (a *app) inspectCommand() *cobra.Command {
 			return failed
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&kind, "type", "", "image, container, layer or snapshot (default: the first of container, image, snapshot and layer that has the name)")
-	f.StringVarP(&format, "format", "f", "", "a Go template")
-	return cmd
+	cmd.Flags().StringVarP(&format, "format", "f", "", "a Go template")
+	return cmd, kind
 }
 
 type inspector struct {
@@ -137,81 +151,4 @@ func (in inspector) snapshot(ctx context.Context, name string) (d snapshotDetail
 		d.GraphDriver.Data["UpperDir"] = upper
 	}
 	return d, err
-}
-
-// containerDetails is what inspect shows of a container, in Docker's field names.
-type containerDetails struct {
-	ID      string `json:"Id"`
-	Name    string
-	Created string
-	Path    string
-	Args    []string
-	State   struct {
-		Status     string
-		Running    bool
-		Pid        int
-		ExitCode   int
-		Error      string
-		StartedAt  string
-		FinishedAt string
-	}
-	Image  string // the image's ID
-	Config struct {
-		Hostname    string
-		User        string
-		Tty         bool
-		OpenStdin   bool
-		Env         []string
-		Cmd         []string
-		Image       string
-		WorkingDir  string
-		Entrypoint  []string
-		Labels      map[string]string
-		StopSignal  string
-		StopTimeout int
-	}
-	HostConfig struct {
-		NetworkMode string
-		AutoRemove  bool
-	}
-	RootFS      string `json:",omitempty"`
-	GraphDriver struct {
-		Name string
-		Data map[string]string
-	}
-}
-
-func (in inspector) container(ctx context.Context, c *runtime.Container) (containerDetails, error) {
-	const stamp = "2006-01-02T15:04:05.999999999Z07:00"
-	d := containerDetails{ID: c.ID, Name: c.Name, Created: c.Created.Format(stamp), Path: c.Command[0], Args: c.Command[1:],
-		Image: c.Image.ID, RootFS: c.RootFS}
-	d.State.Status, d.State.Running, d.State.Pid = string(c.State.Status), c.State.Running(), c.State.Pid
-	d.State.ExitCode, d.State.Error = c.State.ExitCode, c.State.Error
-	d.State.StartedAt, d.State.FinishedAt = c.State.StartedAt.Format(stamp), c.State.FinishedAt.Format(stamp)
-	d.Config.Hostname, d.Config.User, d.Config.Tty, d.Config.OpenStdin = c.Hostname, c.User, c.TTY, c.Interactive
-	d.Config.Env, d.Config.Image = environment(c), c.Image.Name
-	d.Config.Entrypoint, d.Config.Cmd, d.Config.WorkingDir = c.Command[:c.Entrypoint], c.Command[c.Entrypoint:], c.WorkDir
-	signal, timeout := c.EndsBy()
-	d.Config.Labels, d.Config.StopSignal, d.Config.StopTimeout = c.Labels, runtime.SignalName(signal), timeout
-	d.HostConfig.NetworkMode, d.HostConfig.AutoRemove = c.Network, c.AutoRemove
-	upper, lowers, err := in.containers.Dirs(ctx, c)
-	if err != nil {
-		return d, fmt.Errorf("inspect: %w", err)
-	}
-	d.GraphDriver.Name = "overlay"
-	d.GraphDriver.Data = map[string]string{"UpperDir": upper, "LowerDir": strings.Join(lowers, ":")}
-	return d, nil
-}
-
-// environment is what a container's image sets, and what the user set or took away.
-func environment(c *runtime.Container) []string {
-	env := slices.Clone(c.Image.Settings.Env)
-	for _, kv := range c.Env {
-		name, _, given := strings.Cut(kv, "=")
-		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
-		if given {
-			env = append(env, kv)
-		}
-	}
-	return env
 }
