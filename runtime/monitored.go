@@ -70,8 +70,17 @@ func (s *Store) startMonitor(r *recorded) (*monitor.Conn, error) {
 		return nil, err
 	}
 	defer null.Close()
+	program, done := "/proc/self/exe", func() {}
+	if r.PidMode != "" { // others see the monitor become the container's first process
+		program, done, err = executor.UnwritableSelf()
+	}
+	if err != nil {
+		unix.Close(pair[0])
+		return nil, err
+	}
+	defer done()
 	failpoint.Hit("monitor/starting")
-	p, err := os.StartProcess("/proc/self/exe", []string{monitor.Name, s.root, s.rroot, r.ID}, &os.ProcAttr{
+	p, err := os.StartProcess(program, []string{monitor.Name, s.root, s.rroot, r.ID}, &os.ProcAttr{
 		Dir: "/", Env: failpoint.Environ(), Files: []*os.File{null, null, null, r.lock, theirs}, Sys: &unix.SysProcAttr{Setsid: true}})
 	if err != nil {
 		unix.Close(pair[0])
