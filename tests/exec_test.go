@@ -192,7 +192,11 @@ func (e *env) probe() {
 // how many programs of others it held, and what it reached.
 func (e *env) probed(flags []string, most time.Duration, commands ...string) (seen, held int, reached string) {
 	e.t.Helper()
-	cmd, out := e.begun(append(append([]string{"run", "--rm", "--name", "work"}, flags...), "probe", "probe", fmt.Sprint(most.Seconds()))...)
+	info, err := os.Stat(binary)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	cmd, out := e.begun(append(append([]string{"run", "--rm", "--name", "work", "-e", fmt.Sprint("PROBE_SIZE=", info.Size())}, flags...), "probe", "probe", fmt.Sprint(most.Seconds()))...)
 	for until := time.Now().Add(most * 3 / 4); time.Now().Before(until); {
 		for _, args := range commands {
 			x := e.command(strings.Fields(args)...)
@@ -224,7 +228,7 @@ func TestExecOutOfReach(t *testing.T) {
 		}
 	}
 	before := sum(t, binary)
-	seen, held, reached := e.probed(nil, 2*time.Second, "exec work true", "exec -u ann work true", "exec work nothing")
+	seen, held, reached := e.probed(nil, 1200*time.Millisecond, "exec work true", "exec -u ann work true", "exec work nothing")
 	if reached != "" || held != 0 {
 		t.Errorf("the container reached %s and held %d programs of others", reached, held)
 	}
@@ -232,7 +236,7 @@ func TestExecOutOfReach(t *testing.T) {
 		t.Error("the probe saw nothing that was not yet the command: it was too slow")
 	}
 	// A command that leads to our program runs that, as a program of the container's; it cannot be written, as long as it runs and after.
-	_, held, reached = e.probed(nil, 2*time.Second, "exec work /proc/self/exe version", "exec work script", "exec work ours version")
+	_, held, reached = e.probed(nil, 1200*time.Millisecond, "exec work /proc/self/exe version", "exec work script", "exec work ours version")
 	if strings.Contains(reached, "WRITABLE") || sum(t, binary) != before {
 		t.Error("the container opened our program for writing")
 	}

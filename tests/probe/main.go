@@ -1,5 +1,6 @@
-// Command probe runs as root of a container and tries to reach whatever process appears in sight: its memory, its program for writing,
-// its environment and descriptors. It says on stdout what it reached, and how many it saw that were no command of the container's yet.
+// Command probe runs as root of a container and tries to reach whatever process appears in sight: its memory, its environment and
+// descriptors, and, for writing, the program that started the container, which has PROBE_SIZE bytes. It says on stdout what it reached, and
+// how many it saw that were no command of the container's yet.
 //
 //	probe SECONDS [COMMAND]   look for so long; a COMMAND is started as something to find
 //	probe sleep               be found: a Go program that does nothing
@@ -24,8 +25,8 @@ const (
 var (
 	seen     int // processes that had our name, so were not the command yet
 	reported = map[string]bool{}
-	programs = map[[2]uint64]bool{} // what belongs to the container: its busybox and this
-	held     = map[[2]uint64]int{}  // descriptors of others
+	size     int64                 // of the program that started the container
+	held     = map[[2]uint64]int{} // descriptors of it
 )
 
 func report(format string, a ...any) {
@@ -45,12 +46,7 @@ func main() {
 	if err != nil {
 		panic(err)
 	}
-	for _, path := range []string{"/bin/busybox", "/proc/self/exe"} {
-		var st syscall.Stat_t
-		if err := syscall.Stat(path, &st); err == nil {
-			programs[id(&st)] = true
-		}
-	}
+	size, _ = strconv.ParseInt(os.Getenv("PROBE_SIZE"), 10, 64)
 	if len(os.Args) > 2 {
 		cmd := exec.Command(os.Args[2], os.Args[3:]...)
 		cmd.Env = append(os.Environ(), secret+"x")
@@ -58,33 +54,26 @@ func main() {
 			panic(err)
 		}
 	}
-	last := newest()
 	fmt.Println("up")
 	for until := time.Now().Add(time.Duration(seconds * float64(time.Second))); time.Now().Before(until); {
-		for range 200 {
-			for pid := max(2, last-ahead); pid <= last+ahead; pid++ {
-				if !ours(pid) && look(pid) && pid > last {
-					last = pid
-				}
+		last := newest()
+		for pid := max(2, last-ahead); pid <= last+ahead; pid++ {
+			if !ours(pid) {
+				look(pid)
 			}
-		}
-		if n := newest(); n > last {
-			last = n
 		}
 	}
 	fmt.Printf("saw %d held %d\n", seen, len(held))
 }
 
-// newest is the highest pid there is.
+// newest is the last pid that was given (proc(5), loadavg).
 func newest() (last int) {
-	entries, err := os.ReadDir("/proc")
+	b, err := os.ReadFile("/proc/loadavg")
+	if err == nil {
+		_, err = fmt.Sscan(string(b[bytes.LastIndexByte(b, ' ')+1:]), &last)
+	}
 	if err != nil {
 		panic(err)
-	}
-	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Name()); err == nil {
-			last = max(last, n)
-		}
 	}
 	return last
 }
@@ -92,8 +81,8 @@ func newest() (last int) {
 // ours says whether it is a thread of this process: /proc has them by their number, too.
 func ours(pid int) bool { return syscall.Access("/proc/self/task/"+strconv.Itoa(pid), 0) == nil }
 
-// look tries everything on a pid, and says whether there is such a process.
-func look(pid int) bool {
+// look tries everything on a pid.
+func look(pid int) {
 	dir := "/proc/" + strconv.Itoa(pid)
 	mem, err := syscall.Open(dir+"/mem", syscall.O_RDWR, 0)
 	if err == nil {
@@ -108,7 +97,7 @@ func look(pid int) bool {
 	}
 	if err == syscall.ENOENT {
 		rewrite()
-		return false
+		return
 	}
 	var b [4096]byte
 	if fd, err := syscall.Open(dir+"/comm", syscall.O_RDONLY, 0); err == nil {
@@ -119,9 +108,8 @@ func look(pid int) bool {
 	}
 	if fd, err := syscall.Open(dir+"/exe", syscall.O_RDONLY, 0); err == nil {
 		var st syscall.Stat_t
-		if syscall.Fstat(fd, &st) != nil || programs[id(&st)] {
-			syscall.Close(fd)
-		} else if _, have := held[id(&st)]; have {
+		err := syscall.Fstat(fd, &st)
+		if _, have := held[id(&st)]; err != nil || st.Size != size || have {
 			syscall.Close(fd)
 		} else {
 			held[id(&st)] = fd
@@ -137,20 +125,14 @@ func look(pid int) bool {
 		syscall.Close(fd)
 		report("DESCRIPTOR")
 	}
-	return true
 }
 
 // rewrite tries to write the programs of others, as soon as nobody runs them any more.
 func rewrite() {
 	for _, fd := range held {
 		if w, err := syscall.Open("/proc/self/fd/"+strconv.Itoa(fd), syscall.O_WRONLY, 0); err == nil {
-			var b [1]byte
-			if n, _ := syscall.Pread(fd, b[:], 0); n == 1 { // a sealed file in memory can be opened, and not written
-				if n, _ = syscall.Pwrite(w, b[:], 0); n == 1 {
-					report("WRITABLE")
-				}
-			}
 			syscall.Close(w)
+			report("WRITABLE")
 		}
 	}
 }
