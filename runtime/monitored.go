@@ -327,7 +327,8 @@ func pipes(input bool) (outer outerEnds, inner []*os.File, err error) {
 
 // errorKinds are the kinds of errors that are told from each other when they come from a monitor; 0 is any other.
 func errorKinds() []error {
-	return []error{nil, executor.ErrNotFound, executor.ErrNotExecutable, snapshot.ErrDamaged, snapshot.ErrUnavailable, snapshot.ErrInUse, ErrInvalid, os.ErrPermission}
+	return []error{nil, executor.ErrNotFound, executor.ErrNotExecutable, snapshot.ErrDamaged, snapshot.ErrUnavailable, snapshot.ErrInUse, ErrInvalid, os.ErrPermission,
+		executor.ErrWorkDir, executor.ErrNamespaces, unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO}
 }
 
 func kindOf(err error) byte {

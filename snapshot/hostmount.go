@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -196,6 +197,11 @@ func lockMount(dir string, how int) (lock *os.File, on *HostMount, err error) {
 		return nil, nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	m, here, err := mountOf(filepath.Base(dir))
+	// A container that is being started has a copy of the host's mounts for a moment, whatever is unmounted here meanwhile.
+	for try := 0; err == nil && m.active != "" && !here && try < 20; try++ {
+		time.Sleep(10 * time.Millisecond)
+		m, here, err = mountOf(filepath.Base(dir))
+	}
 	switch {
 	case err != nil:
 		return nil, nil, err

@@ -359,6 +359,9 @@ func TestPruneLeftovers(t *testing.T) {
 		}
 		cmd.Process.Kill()
 		cmd.Wait()
+		if how[1] == "--name" {
+			syscall.Kill(e.monitorOf("killed"), syscall.SIGKILL)
+		}
 	}
 	// The rest by hand.
 	hex := strings.Repeat("ab", 32)

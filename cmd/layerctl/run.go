@@ -79,6 +79,7 @@ func onImage[T any](ctx context.Context, a *app, images *image.Store, r *start.R
 		if !errors.Is(err, snapshot.ErrNotFound) || rec == nil || try == 3 {
 			return done, err
 		}
+		ctx = context.WithoutCancel(ctx) // as it is when signals are a container's
 	}
 }
 
