@@ -94,7 +94,7 @@ func (s *Store) Survey(ctx context.Context, actives []snapshot.Active) (*Survey,
 func (v *Survey) Plan(o PruneOptions) []SurveyedContainer {
 	var list []SurveyedContainer
 	for _, c := range v.Containers {
-		if c.State.Status == StatusExited || c.State.Status == StatusCreated && !c.starting {
+		if s := c.State.Status; s == StatusExited || s == StatusDead || s == StatusCreated && !c.starting {
 			if o.Match == nil || o.Match(c.Created, c.Labels) {
 				list = append(list, c)
 			}

@@ -384,6 +384,9 @@ func (s *Store) load(ctx context.Context, id string) (*Container, error) {
 	if _, err := os.Lstat(s.volatile(&c.Config)); err == nil || c.AutoRemove {
 		if err := s.bury(ctx, c); err != nil {
 			c.State = State{Status: StatusExited, ExitCode: 255, Error: err.Error()}
+			if c.AutoRemove {
+				c.State.Status = StatusDead
+			}
 			return c, nil
 		}
 		if c.AutoRemove {
@@ -456,7 +459,8 @@ func (s *Store) ids() ([]string, error) {
 	return ids, nil
 }
 
-// List returns the containers, newest first; without all only those that run or are about to again. What a crash left half made is taken away on the way.
+// List returns the containers, newest first; without all only those that run or are about to again. What a crash left half made is taken
+// away on the way. With an error that tells of containers whose records cannot be read it returns the others.
 func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 	ids, err := s.ids()
 	if err != nil {
@@ -465,13 +469,15 @@ func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 	found := make([]*Container, 0, len(ids))
 	names := make(map[string]bool, len(ids))
 	loaded := s.loadAll(ctx, ids)
+	var unread []error
 	for i := range ids {
 		c, err := loaded[i].Container, loaded[i].err
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			unread = append(unread, err)
+			continue
 		}
 		names[c.Name] = true
 		if all || c.State.Running() || c.State.Status == StatusRestarting {
@@ -484,7 +490,7 @@ func (s *Store) List(ctx context.Context, all bool) ([]Container, error) {
 	for i, c := range found {
 		list[i] = *c
 	}
-	return list, nil
+	return list, errors.Join(unread...)
 }
 
 type loadResult struct {

@@ -65,6 +65,46 @@ func TestRename(t *testing.T) {
 	}
 }
 
+// A container that runs heeds the restart policy that it is given; and the others are shown when one's record is damaged.
+func TestUpdate(t *testing.T) {
+	e := withBusybox(t)
+	id := strings.TrimSpace(e.ok("run", "-d", "--name", "again", "busybox", "sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; rm /go; exit 3"))
+	if got := e.ok("update", "--restart", "on-failure:2", "again"); got != "again\n" {
+		t.Errorf("update prints %q", got)
+	}
+	look := func() string {
+		return strings.TrimSpace(e.ok("inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}:{{.HostConfig.RestartPolicy.MaximumRetryCount}} {{.RestartCount}} {{.State.Running}}", "again"))
+	}
+	end := func() { e.ok("exec", "again", "touch", "/go") }
+	end()
+	eventually(t, "it is started again", func() bool { return look() == "on-failure:2 1 true" })
+	e.ok("update", "--restart", "no", "again")
+	eventually(t, "it runs", func() bool { return e.ok("ps", "-q", "-f", "status=running") != "" })
+	end()
+	eventually(t, "it ends", func() bool { return look() == "no:0 1 false" })
+	if got := e.ok("ps", "-a", "--format", "{{.Status}}"); !strings.HasPrefix(got, "Exited (3)") {
+		t.Errorf("in the end: %q", got)
+	}
+	e.ok("run", "-d", "--rm", "--name", "once", "busybox", "sleep", "1000")
+	e.fails(1, []string{"once", "removed when it ends"}, "update", "--restart", "always", "once")
+
+	// Damage to one record.
+	record := filepath.Join(e.root, "containers", id, "config.json")
+	whole, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(record, whole[:len(whole)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := e.run("ps", "-a", "--format", "{{.Names}}"); r.code != 1 || r.stdout != "once\n" || !strings.Contains(r.stderr, "damaged") || !errorForm.MatchString(r.stderr) {
+		t.Errorf("ps with a damaged record: %+v", r)
+	}
+	if err := os.WriteFile(record, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // What ps shows, in which order, of which containers, in Docker's words.
 func TestPs(t *testing.T) {
 	e := withBusybox(t)

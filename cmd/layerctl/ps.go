@@ -94,10 +94,7 @@ func (a *app) ps(ctx context.Context, o psOptions) error {
 		return fmt.Errorf("ps: %w", err)
 	}
 	debug.SetGCPercent(400) // the list lasts as long as the command: who collects garbage finds little
-	list, err := containers.List(ctx, o.all || o.last > 0 || filter.all)
-	if err != nil {
-		return err
-	}
+	list, unread := containers.List(ctx, o.all || o.last > 0 || filter.all)
 	o.size = o.size || strings.Contains(o.format, ".Size")
 	sizes := sizer{snaps: snaps, images: map[string]int64{}}
 	rows := make([]psRow, 0, len(list))
@@ -124,7 +121,13 @@ func (a *app) ps(ctx context.Context, o psOptions) error {
 	if o.quiet {
 		o.format = "{{.ID}}"
 	}
-	return printList(a.stdout, o.format, columns, rows)
+	if err := printList(a.stdout, o.format, columns, rows); err != nil {
+		return err
+	}
+	if unread != nil {
+		return fmt.Errorf("ps: %w", unread)
+	}
+	return nil
 }
 
 func psRowOf(c runtime.Container, noTrunc bool) psRow {
