@@ -17,6 +17,7 @@ import (
 
 	"github.com/layerctl/layerctl/runtime/executor"
 	"github.com/layerctl/layerctl/runtime/monitor"
+	"github.com/layerctl/layerctl/runtime/network"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
@@ -50,12 +51,17 @@ func (s *Store) runContainer(ctx context.Context, o CreateOptions, streams IO) (
 	}
 	// From here on the signals are the container's; before there is one, those that end a command end the run in an orderly manner.
 	signals := monitor.Catch()
+	monitored := o.TTY || o.Detach || !o.AutoRemove || o.LogDriver == DefaultLogDriver || len(o.LogOpts) > 0 // who asks for a log gets one
+	var pending *network.Pending
+	if !monitored && o.Network == "none" {
+		pending = network.Begin()
+	}
 	r, err := s.create(ctx, o)
 	if err != nil {
 		return "", 0, err
 	}
-	r.signals = signals
-	if o.TTY || o.Detach || !o.AutoRemove || o.LogDriver == DefaultLogDriver || len(o.LogOpts) > 0 { // who asks for a log gets one
+	r.signals, r.network = signals, pending
+	if monitored {
 		code, err := s.runMonitored(r, attachment{output: !o.Detach, input: o.Interactive && !o.Detach, keys: o.DetachKeys}, streams)
 		if errors.Is(err, errNoMonitor) {
 			err = errors.Join(err, s.remove(context.Background(), r.Config))
@@ -179,7 +185,7 @@ func interrupted(signals <-chan os.Signal) unix.Signal {
 // recorded by finish.
 func (s *Store) supervise(ctx context.Context, r *recorded, stdio [3]int, vfork bool) (ended, error) {
 	var e ended
-	p, err := s.prepare(ctx, &r.Config, stdio)
+	p, err := s.prepare(ctx, r, stdio)
 	if err == nil {
 		defer p.close()
 		e, err = s.runPrepared(r, p, vfork)
@@ -308,7 +314,7 @@ func (s *Store) Explain(ctx context.Context, o CreateOptions, w io.Writer) error
 	}
 	defer r.lock.Close()
 	var text bytes.Buffer
-	p, err := s.prepare(ctx, &r.Config, [3]int{0, 1, 2})
+	p, err := s.prepare(ctx, r, [3]int{0, 1, 2})
 	if err == nil {
 		err = p.Explain(&text)
 		if p.Console != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/layerctl/layerctl/runtime/cgroup"
 	"github.com/layerctl/layerctl/runtime/executor"
 	"github.com/layerctl/layerctl/runtime/initproc"
+	"github.com/layerctl/layerctl/runtime/network"
 	"github.com/layerctl/layerctl/runtime/plan"
 	"github.com/layerctl/layerctl/runtime/spec"
 	"github.com/layerctl/layerctl/snapshot"
@@ -27,6 +28,8 @@ type prepared struct {
 	v2    *os.File
 	init  *os.File // the program, with Config.Init
 	of    *shared
+
+	network *network.Pending // nil in one that is there
 }
 
 func (p *prepared) close() {
@@ -39,6 +42,9 @@ func (p *prepared) close() {
 	if p.init != nil {
 		p.init.Close()
 	}
+	if p.network != nil {
+		p.network.Close()
+	}
 	if p.root != nil {
 		p.root.Close()
 	}
@@ -48,8 +54,13 @@ func (p *prepared) close() {
 }
 
 // prepare mounts the container's root, attached nowhere, finds in it what the command line names, and compiles the start plan.
-func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepared, err error) {
-	p := &prepared{group: cgroup.Of(c.ID)}
+func (s *Store) prepare(ctx context.Context, r *recorded, stdio [3]int) (_ *prepared, err error) {
+	c := &r.Config
+	p := &prepared{group: cgroup.Of(c.ID), network: r.network}
+	r.network = nil
+	if p.network == nil && c.Network == "none" {
+		p.network = network.Begin()
+	}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -104,6 +115,14 @@ func (s *Store) prepare(ctx context.Context, c *Config, stdio [3]int) (_ *prepar
 	}
 	if p.v2 != nil {
 		in.CgroupFD = int(p.v2.Fd())
+	}
+	if p.network != nil {
+		if in.Network, err = p.network.Wait(); errors.Is(err, unix.ENOSPC) { // namespaces(7): not a matter of disks
+			err = fmt.Errorf("%w: %w", executor.ErrNamespaces, err)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	if p.Compiled, err = plan.Compile(in); err != nil {
 		return nil, err

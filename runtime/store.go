@@ -22,6 +22,7 @@ import (
 
 	"github.com/layerctl/layerctl/runtime/cgroup"
 	"github.com/layerctl/layerctl/runtime/logs"
+	"github.com/layerctl/layerctl/runtime/network"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
@@ -252,6 +253,7 @@ type recorded struct {
 	Config
 	lock    *os.File
 	signals <-chan os.Signal // for the container; what comes before its start ends the run
+	network *network.Pending // begun for its first start; nil: that is for prepare to do
 
 	// In a monitor of its own: how often it has been started again, and what is called before the container's first process is made, with
 	// the outer end of its terminal, and when the command has begun.

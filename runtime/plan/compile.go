@@ -33,6 +33,7 @@ type Inputs struct {
 	Stdio     [3]int   // descriptors; -1 for the console's
 	PDeathSig unix.Signal
 	Init      *os.File // the program that stays the first process, with the command as its child; nil for none
+	Network   *os.File // a network namespace made for the process, with its loopback interface up; nil to have it make its own
 
 	// Namespaces that the caller has opened, and made sure of, for the spec's that have a path. Those that are not here are opened by path.
 	Namespaces map[specs.LinuxNamespaceType]*os.File
@@ -48,6 +49,7 @@ type Compiled struct {
 	cgroups   []string
 	files     []*os.File
 	entered   bool   // it is the plan of a process in namespaces that are there
+	unshared  uint64 // CLONE_NEW*: the namespaces that are the process's own, whoever makes them
 	pidJoined string // how a shell would join the pid namespace
 }
 
@@ -168,8 +170,9 @@ func (c *compiler) namespaces() error {
 				}
 				continue
 			}
+			c.unshared |= f.flag
 			// The cgroup namespace is made by the child once it has joined its cgroups: they become the namespace's root.
-			if n.Type != specs.CgroupNamespace {
+			if n.Type != specs.CgroupNamespace && (n.Type != specs.NetworkNamespace || c.in.Network == nil) {
 				c.Plan.Flags |= f.flag
 			}
 		}
@@ -229,6 +232,10 @@ func (c *compiler) beginning() {
 		c.call("join cgroup "+dir, "echo 0 > "+file, unix.SYS_WRITE, Result(fd), Data([]byte("0")), Int(1))
 	}
 	c.joinNamespaces()
+	if c.in.Network != nil {
+		c.call("enter the network namespace", "ip link set lo up  # a thread made the network namespace and did this meanwhile: here is setns",
+			unix.SYS_SETNS, Int(int(c.in.Network.Fd())), Int(unix.CLONE_NEWNET))
+	}
 	if c.has(specs.CgroupNamespace) {
 		c.call("make a cgroup namespace", "# unshare --cgroup: the cgroups joined are now the root of what the container sees",
 			unix.SYS_UNSHARE, Int(unix.CLONE_NEWCGROUP))
@@ -254,7 +261,7 @@ func (c *compiler) identity() {
 	if name := c.spec.Hostname; name != "" && c.has(specs.UTSNamespace) {
 		c.call("set host name", "hostname "+quote(name), unix.SYS_SETHOSTNAME, Data([]byte(name)), Int(len(name)))
 	}
-	if c.has(specs.NetworkNamespace) {
+	if c.in.Network == nil && c.has(specs.NetworkNamespace) {
 		fd := c.call("open a socket for the loopback interface", nowhere, unix.SYS_SOCKET, Int(unix.AF_INET), Int(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), Int(0))
 		ifreq := make([]byte, 40) // struct ifreq: the interface's name, then its flags
 		copy(ifreq, "lo")

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Explain prints the plan in the words of mount(8), unshare(1) and cgroup files, from the very steps that would be walked: a text to
@@ -34,7 +36,7 @@ func (c *Compiled) Explain(w io.Writer) error {
 	}
 	fmt.Fprint(b, "\n# 3. A new process in new namespaces.\n"+c.pidJoined+"unshare")
 	for _, f := range namespaceFlags {
-		if c.Plan.Flags&f.flag != 0 {
+		if c.unshared&f.flag != 0 && f.flag != unix.CLONE_NEWCGROUP { // that comes later
 			fmt.Fprint(b, " "+f.word)
 		}
 	}
