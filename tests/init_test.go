@@ -110,6 +110,29 @@ func TestInitSignals(t *testing.T) {
 	}
 }
 
+// In a pid namespace of others it is not process 1, and does what it does for its own.
+func TestInitShared(t *testing.T) {
+	e := withBusybox(t)
+	e.ok("run", "-d", "--name", "base", "busybox", "sleep", "1000")
+	script := `cat /proc/$PPID/comm; sh -c "sleep 0.05 & echo \$!" > /tmp/pid; read p < /tmp/pid
+cut -d' ' -f4 /proc/$p/stat | grep -cx $PPID; sleep 0.3; [ -e /proc/$p ] || echo reaped; kill -TERM $PPID; sleep 5`
+	for _, mode := range []string{"container:base", "host"} {
+		if r := e.run("run", "--rm", "--init", "--pid", mode, "busybox", "sh", "-c", script); r.code != 143 || r.stdout != "layerctl-init\n1\nreaped\n" {
+			t.Errorf("--pid %s: %+v", mode, r)
+		}
+	}
+	e.fails(127, []string{"run nothing: no such file"}, "run", "--rm", "--init", "--pid", "container:base", "busybox", "nothing")
+	// Its end is the container's: what is left of it goes with it, and of the other nothing.
+	id := strings.TrimSpace(e.ok("run", "-d", "--init", "--pid", "container:base", "busybox", "sh", "-c", "sleep 777 & exec sleep 777"))
+	sh(t, e.dir, "kill -9 "+e.ok("inspect", "--format", "{{.State.Pid}}", id))
+	if out := strings.TrimSpace(e.ok("wait", id)); out != "137" {
+		t.Errorf("kill -9 of init: status %s", out)
+	}
+	if out := e.ok("top", "base"); strings.Contains(out, "777") || !strings.Contains(out, "sleep 1000") {
+		t.Errorf("in the shared namespace:\n%s", out)
+	}
+}
+
 // running says whether a process has arguments that contain a text.
 func running(text string) bool {
 	for _, p := range list("/proc") {

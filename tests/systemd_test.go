@@ -64,6 +64,10 @@ func TestGenerateSystemd(t *testing.T) {
 	if names, _ := filepath.Glob(filepath.Join(e.dir, "*.service")); len(names) > 0 {
 		t.Errorf("without -f it wrote %q", names)
 	}
+	e.ok("create", "--name", "other", "--pid", "container:web", "--ipc", "container:web", "busybox", "true")
+	if out := e.ok("generate", "systemd", "-n", "other"); strings.Count(out, "Wants=container-web.service\nAfter=container-web.service\n") != 1 {
+		t.Errorf("of a container in another's namespaces: %s", out)
+	}
 	e.fails(1, []string{"--new", "not supported"}, "generate", "systemd", "--new", "web")
 	e.fails(1, []string{"restart policy", "sometimes", "on-failure"}, "generate", "systemd", "--restart-policy", "sometimes", "web")
 	e.fails(1, []string{"its monitor starts it again", "on-failure:3"}, "generate", "systemd", "--restart-policy", "always", "own")
