@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "bench: run it as root" >&2; exit 1; }
 [ -x bin/layerctl ] || { echo "bench: there is no bin/layerctl: run it by make bench" >&2; exit 1; }
 top=$PWD
-all=(start large small tiny again rmi import push diff see commit export memory layers files store go)
+all=(start large small tiny again rmi import push diff see commit export logs memory layers files store go)
 sections=("$@")
 [ $# -gt 0 ] || sections=("${all[@]}")
 for s in "${sections[@]}"; do
@@ -423,6 +423,35 @@ section_export() {
 		"podman cp" "rm -rf out" "${podman[*]} cp work:/usr out"
 	"$layerctl" umount mounted >/dev/null
 	rm -rf out
+}
+
+section_logs() {
+	tree
+	"$layerctl" import tree debian >/dev/null
+	"${podman[@]}" import -q - debian < <(tar -C tree -c .) >/dev/null
+	# A line of 60 bytes is a record of 100.
+	local print log
+	print="yes $(printf %059d 0) | head -n 10000000"
+	cat >logged <<X
+#!/bin/sh
+"\$@" rm -f logged >/dev/null 2>&1
+"\$@" run -d --name logged --network none --log-driver k8s-file debian sh -c '$print' >/dev/null && "\$@" wait logged >/dev/null
+X
+	chmod +x logged
+	turns "Print 600 MB in 10 million lines, in the background: a log of 1 GB" $(((runs + 4) / 5)) \
+		"layerctl run -d, wait" true "./logged $layerctl" \
+		"podman run -d, wait" true "./logged ${podman[*]}"
+	log=$(echo "$LAYERCTL_ROOT"/containers/*/log)
+	compare "The last 100 lines of it" "$runs" \
+		"layerctl logs --tail 100" "$layerctl logs --tail 100 logged" \
+		"podman logs --tail 100" "${podman[*]} logs --tail 100 logged" \
+		"tail, of the file" "tail -n 100 $log"
+	turns "All of it" $(((runs + 4) / 5)) \
+		"layerctl logs" true "$layerctl logs logged >/dev/null" \
+		"podman logs" true "${podman[*]} logs logged >/dev/null" \
+		"cat, of the file" true "cat $log >/dev/null"
+	"$layerctl" rm -f logged >/dev/null
+	"${podman[@]}" rm -f logged >/dev/null
 }
 
 section_memory() {
