@@ -109,6 +109,10 @@ func (s *Store) Attach(ctx context.Context, c *Container, o StartOptions, stream
 }
 
 func (s *Store) attach(ctx context.Context, c *Container, o StartOptions, streams IO) (int, error) {
+	c, err := s.begun(ctx, c)
+	if err != nil {
+		return 0, err
+	}
 	switch {
 	case c.State.Status == StatusPaused:
 		return 0, &kindError{"it is paused", ErrPaused}

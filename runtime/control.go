@@ -111,14 +111,18 @@ func await(ctx context.Context, p *os.File, most time.Duration) (bool, error) {
 
 // Kill sends a signal to the container's first process. One that would end it ends its restarting, too (docker kill).
 func (s *Store) Kill(ctx context.Context, c *Container, sig unix.Signal) error {
-	err := s.kill(c, sig)
+	err := s.kill(ctx, c, sig)
 	if err != nil {
 		return fmt.Errorf("kill container %s: %w", c.Name, err)
 	}
 	return nil
 }
 
-func (s *Store) kill(c *Container, sig unix.Signal) error {
+func (s *Store) kill(ctx context.Context, c *Container, sig unix.Signal) error {
+	c, err := s.begun(ctx, c)
+	if err != nil {
+		return err
+	}
 	if c.State.Pid == 0 {
 		return notRunning(c)
 	}
@@ -150,7 +154,7 @@ func (s *Store) stopping(c *Container) error {
 // when the end is on record. A container that does not run is left as it is.
 func (s *Store) Stop(ctx context.Context, c *Container, timeout *time.Duration) error {
 	err := s.stop(ctx, c, timeout)
-	if errors.Is(err, ErrNotRunning) {
+	if errors.Is(err, ErrNotRunning) || errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
@@ -161,6 +165,10 @@ func (s *Store) Stop(ctx context.Context, c *Container, timeout *time.Duration) 
 }
 
 func (s *Store) stop(ctx context.Context, c *Container, timeout *time.Duration) error {
+	c, err := s.begun(ctx, c)
+	if err != nil {
+		return err
+	}
 	if !c.State.Running() {
 		return notRunning(c)
 	}
@@ -341,6 +349,10 @@ func (s *Store) Wait(ctx context.Context, c *Container) (int, error) {
 // Pause stops every process of a running container until Unpause is called (docker pause).
 func (s *Store) Pause(ctx context.Context, c *Container) error {
 	fail := func(err error) error { return fmt.Errorf("pause container %s: %w", c.Name, err) }
+	c, err := s.begun(ctx, c)
+	if err != nil {
+		return fail(err)
+	}
 	switch {
 	case c.State.Status == StatusPaused:
 		return fail(&kindError{"it is paused already", ErrPaused})
@@ -402,6 +414,29 @@ func (s *Store) thaw(c *Container) error {
 	}
 	failpoint.Hit("unpause/recorded")
 	return cgroup.Of(c.ID).Thaw()
+}
+
+// begun waits for a container that is being started, and returns it as it is then.
+func (s *Store) begun(ctx context.Context, c *Container) (*Container, error) {
+	for until := time.Now().Add(10 * time.Second); c.starting && time.Now().Before(until); {
+		conn, err := s.dial(c)
+		if err == nil {
+			if err = conn.Greet(monitor.Hello{}); err == nil {
+				conn.WaitStarted() // or it could not be started: its record says so
+			}
+			conn.Close()
+		} else if errors.Is(err, ErrNotRunning) {
+			time.Sleep(10 * time.Millisecond) // its monitor does not listen yet, or never will (run --rm in the foreground)
+		} else {
+			return c, err
+		}
+		now, err := s.load(ctx, c.ID)
+		if err != nil {
+			return c, err
+		}
+		c = now
+	}
+	return c, nil
 }
 
 // dial connects to a container's monitor. It is ErrNotRunning where nobody listens.

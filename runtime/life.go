@@ -237,21 +237,35 @@ func (s *Store) sweepNames(right map[string]bool) {
 // Remove removes a container with what it wrote. One that runs is ErrInUse, or is ended first with force.
 func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 	fail := func(err error) error { return fmt.Errorf("remove container %s: %w", c.Name, err) }
-	if c.State.Running() {
-		if !force {
+	var lock *os.File
+	var err error
+	for until := time.Now().Add(time.Minute); ; {
+		if c.State.Running() {
+			if !force {
+				return fail(ErrInUse)
+			}
+			if err := s.end(ctx, c); err != nil {
+				return fail(err)
+			}
+		}
+		patience := 20 * time.Millisecond // for those who only look
+		if force {
+			patience = 500 * time.Millisecond // its monitor is at its last steps, or at its first
+		}
+		if lock, err = s.hold(ctx, c.ID, patience); !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		if !force || time.Now().After(until) {
 			return fail(ErrInUse)
 		}
-		if err := s.end(ctx, c); err != nil {
+		now, err := s.load(ctx, c.ID)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
 			return fail(err)
 		}
-	}
-	patience := 20 * time.Millisecond // for those who only look
-	if force {
-		patience = time.Minute // its monitor is at its last steps
-	}
-	lock, err := s.hold(ctx, c.ID, patience)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = ErrInUse
+		c = now
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it was to be removed when it ended, and was

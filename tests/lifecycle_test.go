@@ -124,6 +124,18 @@ func TestLife(t *testing.T) {
 	e.ok("stop", "-t", "0", "fore")
 	fore.Wait()
 
+	// One that is being started is waited for.
+	for range 5 {
+		cmd := e.start(e.command("run", "--name", "young", "busybox", "sleep", "1000"))
+		eventually(t, "it is there", func() bool { return e.run("inspect", "young").code == 0 })
+		e.ok("stop", "-t", "0", "young")
+		cmd.Wait()
+		if e.state("young") == "running" {
+			t.Errorf("stopped while it started it runs")
+		}
+		e.ok("rm", "young")
+	}
+
 	// What cannot be started says so, and stays created.
 	e.fails(127, []string{"nosuch"}, "run", "-d", "--name", "cannot", "busybox", "nosuch")
 	if got := e.ok("ps", "-a", "--format", "{{.Names}} {{.State}} {{.Status}}"); !strings.Contains(got, "cannot created Created\n") {
