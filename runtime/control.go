@@ -350,14 +350,11 @@ func (s *Store) Wait(ctx context.Context, c *Container) (int, error) {
 func (s *Store) Pause(ctx context.Context, c *Container) error {
 	fail := func(err error) error { return fmt.Errorf("pause container %s: %w", c.Name, err) }
 	c, err := s.begun(ctx, c)
+	if err == nil {
+		err = mayPause(c)
+	}
 	if err != nil {
 		return fail(err)
-	}
-	switch {
-	case c.State.Status == StatusPaused:
-		return fail(&kindError{"it is paused already", ErrPaused})
-	case c.State.Status != StatusRunning:
-		return fail(notRunning(c))
 	}
 	held, err := s.holdPaused(ctx, c)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -385,11 +382,28 @@ func (s *Store) Pause(ctx context.Context, c *Container) error {
 	return nil
 }
 
+func mayPause(c *Container) error {
+	switch {
+	case c.State.Status == StatusPaused:
+		return &kindError{"it is paused already", ErrPaused}
+	case c.State.Status != StatusRunning:
+		return notRunning(c)
+	}
+	return nil
+}
+
+func mayUnpause(c *Container) error {
+	if c.State.Status != StatusPaused {
+		return &kindError{fmt.Sprintf("it is not paused (%s)", c.State.Status), ErrInvalid}
+	}
+	return nil
+}
+
 // Unpause lets the processes of a paused container go on.
 func (s *Store) Unpause(ctx context.Context, c *Container) error {
 	fail := func(err error) error { return fmt.Errorf("unpause container %s: %w", c.Name, err) }
-	if c.State.Status != StatusPaused {
-		return fail(&kindError{fmt.Sprintf("it is not paused (%s)", c.State.Status), ErrInvalid})
+	if err := mayUnpause(c); err != nil {
+		return fail(err)
 	}
 	held, err := s.holdPaused(ctx, c)
 	if errors.Is(err, fs.ErrNotExist) {

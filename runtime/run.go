@@ -1,12 +1,10 @@
 package runtime
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -296,39 +294,6 @@ func (s *Store) finish(ctx context.Context, r *recorded, e ended) error {
 	failpoint.Hit("end/forgotten")
 	if err != nil {
 		return fmt.Errorf("record the end of container %s: %w", r.Name, err)
-	}
-	return nil
-}
-
-// Explain prints what the kernel would be asked for to run a container, from the plan that would be walked. Nothing of the container
-// stays.
-func (s *Store) Explain(ctx context.Context, o CreateOptions, w io.Writer) error {
-	_, err := ParseRestart(o.Restart)
-	var r *recorded
-	if err == nil {
-		o.AutoRemove, o.Restart, o.CIDFile = true, "", "" // nothing of it stays
-		r, err = s.create(ctx, o)
-	}
-	if err != nil {
-		return &ExitError{exitCode(err), fmt.Errorf("explain: %w", err)}
-	}
-	defer r.lock.Close()
-	var text bytes.Buffer
-	p, err := s.prepare(ctx, r, [3]int{0, 1, 2})
-	if err == nil {
-		err = p.Explain(&text)
-		if p.Console != nil {
-			p.Console.Close()
-		}
-		p.close()
-		err = errors.Join(err, endProcesses(r.ID))
-	}
-	err = errors.Join(err, s.remove(ctx, r.Config))
-	if err == nil {
-		_, err = text.WriteTo(w) // last of all: a pipe that is closed ends us
-	}
-	if err != nil {
-		return &ExitError{exitCode(err), fmt.Errorf("explain: %w", err)}
 	}
 	return nil
 }

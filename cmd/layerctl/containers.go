@@ -43,7 +43,7 @@ func (a *app) portCommand() *cobra.Command {
 }
 
 func (a *app) rmCommand() *cobra.Command {
-	var force, volumes bool
+	var force, volumes, explain bool
 	cmd := &cobra.Command{
 		Use:     "rm [flags] CONTAINER...",
 		Short:   "Remove containers and what they wrote",
@@ -64,6 +64,9 @@ func (a *app) rmCommand() *cobra.Command {
 					}
 					return err
 				}
+				if explain {
+					return containers.ExplainRemove(ctx, c, force, a.stdout)
+				}
 				if err := containers.Remove(ctx, c, force); err != nil {
 					return err
 				}
@@ -72,6 +75,7 @@ func (a *app) rmCommand() *cobra.Command {
 			})
 		},
 	}
+	explainFlag(cmd, &explain)
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "end a running container first")
 	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "its anonymous volumes, too; there are none yet, so that nothing is left")
 	return cmd

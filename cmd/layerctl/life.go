@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"time"
@@ -55,6 +56,7 @@ func (a *app) createCommand() *cobra.Command {
 func (a *app) startCommand() *cobra.Command {
 	var o runtime.StartOptions
 	var keys string
+	var explain bool
 	cmd := &cobra.Command{
 		Use:   "start [flags] CONTAINER...",
 		Short: "Start containers that do not run",
@@ -73,7 +75,7 @@ shown and the exit status is the container's own; -i gives it stdin, too, where 
 			if err != nil {
 				return err
 			}
-			if o.Attach {
+			if o.Attach && !explain {
 				c, err := containers.Lookup(cmd.Context(), args[0])
 				if err != nil {
 					return fmt.Errorf("start: %w", err)
@@ -86,6 +88,9 @@ shown and the exit status is the container's own; -i gives it stdin, too, where 
 				if err != nil {
 					return fmt.Errorf("start: %w", err)
 				}
+				if explain {
+					return containers.ExplainStart(ctx, c, a.stdout)
+				}
 				if _, err := containers.Start(ctx, c, o, callersIO()); err != nil {
 					return err
 				}
@@ -95,6 +100,7 @@ shown and the exit status is the container's own; -i gives it stdin, too, where 
 		},
 	}
 	f := cmd.Flags()
+	explainFlag(cmd, &explain)
 	f.BoolVarP(&o.Attach, "attach", "a", false, "show its output, and end with its exit status")
 	f.BoolVarP(&o.Input, "interactive", "i", false, "give it stdin, too")
 	f.StringVar(&keys, "detach-keys", monitor.DefaultDetachKeys, "the keys that detach from the terminal")
@@ -178,8 +184,14 @@ func (a *app) waitCommand() *cobra.Command {
 	}
 }
 
-// eachContainer makes a command that does one thing to each container that is named, and prints the name.
-func (a *app) eachContainer(cmd *cobra.Command, do func(context.Context, *runtime.Store, *runtime.Container) error) *cobra.Command {
+// eachContainer makes a command that does one thing to each container that is named, and prints the name. With explain it can say instead
+// what that would be.
+func (a *app) eachContainer(cmd *cobra.Command, do func(context.Context, *runtime.Store, *runtime.Container) error,
+	explain func(context.Context, *runtime.Store, *runtime.Container, io.Writer) error) *cobra.Command {
+	var only bool
+	if explain != nil {
+		explainFlag(cmd, &only)
+	}
 	cmd.Args = minArgs(1, "at least one container")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		_, _, containers, err := a.stores()
@@ -191,6 +203,9 @@ func (a *app) eachContainer(cmd *cobra.Command, do func(context.Context, *runtim
 			if err != nil {
 				return fmt.Errorf("%s: %w", cmd.Name(), err)
 			}
+			if only {
+				return explain(ctx, containers, c, a.stdout)
+			}
 			if err := do(ctx, containers, c); err != nil {
 				return err
 			}
@@ -199,6 +214,11 @@ func (a *app) eachContainer(cmd *cobra.Command, do func(context.Context, *runtim
 		})
 	}
 	return cmd
+}
+
+// explainFlag gives a command the flag that says what it would do.
+func explainFlag(cmd *cobra.Command, only *bool) {
+	cmd.Flags().BoolVar(only, "explain", false, "print what the kernel would be asked for, and do nothing")
 }
 
 // seconds is a flag of stop and restart: how long to wait, nil for what the container says.
@@ -223,7 +243,10 @@ func (a *app) stopCommand() *cobra.Command {
 		Short: "Ask containers to end, and kill those that do not",
 		Long: `Send the container's first process its stop signal (SIGTERM, if neither the image nor --stop-signal says another), wait, and kill it with
 all others after 10 seconds, or what --stop-timeout or -t says. What is stopped so is not started again by its restart policy.`,
-	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error { return s.Stop(ctx, c, t.d) })
+	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error { return s.Stop(ctx, c, t.d) },
+		func(ctx context.Context, s *runtime.Store, c *runtime.Container, w io.Writer) error {
+			return s.ExplainStop(ctx, c, t.d, w)
+		})
 	cmd.Flags().VarP(&t, "time", "t", "seconds to wait before it is killed; -1 waits for ever")
 	return cmd
 }
@@ -233,7 +256,7 @@ func (a *app) restartCommand() *cobra.Command {
 	cmd := a.eachContainer(&cobra.Command{
 		Use:   "restart [flags] CONTAINER...",
 		Short: "Stop containers, and start them again",
-	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error { return s.Restart(ctx, c, t.d) })
+	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error { return s.Restart(ctx, c, t.d) }, nil)
 	cmd.Flags().VarP(&t, "time", "t", "seconds to wait before it is killed; -1 waits for ever")
 	return cmd
 }
@@ -250,7 +273,7 @@ func (a *app) killCommand() *cobra.Command {
 			}
 			return nil
 		},
-	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error { return s.Kill(ctx, c, sig) })
+	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error { return s.Kill(ctx, c, sig) }, nil)
 	cmd.Flags().StringVarP(&name, "signal", "s", "KILL", "the signal, by name or number")
 	return cmd
 }
@@ -259,12 +282,18 @@ func (a *app) pauseCommand() *cobra.Command {
 	return a.eachContainer(&cobra.Command{
 		Use:   "pause CONTAINER...",
 		Short: "Stop all processes of containers where they are, by the freezer cgroup",
-	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error { return s.Pause(ctx, c) })
+	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error { return s.Pause(ctx, c) },
+		func(ctx context.Context, s *runtime.Store, c *runtime.Container, w io.Writer) error {
+			return s.ExplainPause(ctx, c, w)
+		})
 }
 
 func (a *app) unpauseCommand() *cobra.Command {
 	return a.eachContainer(&cobra.Command{
 		Use:   "unpause CONTAINER...",
 		Short: "Let the processes of paused containers go on",
-	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error { return s.Unpause(ctx, c) })
+	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error { return s.Unpause(ctx, c) },
+		func(ctx context.Context, s *runtime.Store, c *runtime.Container, w io.Writer) error {
+			return s.ExplainUnpause(ctx, c, w)
+		})
 }

@@ -364,7 +364,9 @@ func quoteAll(words []string) string {
 	return strings.Join(quoted, " ")
 }
 
-// quote makes a word safe to paste into a shell.
+// Quote makes a word safe to paste into a shell, and to show on a terminal.
+func Quote(s string) string { return quote(s) }
+
 func quote(s string) string {
 	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-=,:+@%") == "" {
 		return s

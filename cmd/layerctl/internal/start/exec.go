@@ -15,6 +15,7 @@ type Exec struct {
 
 	Interactive bool
 	Privileged  bool
+	Explain     bool
 	Env         []string
 	WorkDir     string
 	User        string
@@ -27,6 +28,7 @@ func (x *Exec) Flags() []Flag {
 		listFlag(&x.Env, "env", "e", "set NAME=VALUE, or pass NAME on from the caller's environment"),
 		stringFlag(&x.WorkDir, "workdir", "w", "the working directory inside (default: the container's)"),
 		stringFlag(&x.User, "user", "u", "USER[:GROUP], by name or number, as the container knows them (default: the container's)"),
+		boolFlag(&x.Explain, "explain", "", "print what the kernel would be asked for, and run nothing"),
 		boolFlag(&x.Privileged, "privileged", "", "more privileges than the container has (refused)"),
 	}
 }
@@ -55,5 +57,8 @@ func (x *Exec) Execute(ctx context.Context, args []string) (int, error) {
 		return 0, err
 	}
 	o := runtime.ExecOptions{Args: args[1:], Env: x.Env, WorkDir: x.WorkDir, User: x.User, Interactive: x.Interactive}
+	if x.Explain {
+		return 0, containers.ExplainExec(ctx, args[0], o, os.Stdout)
+	}
 	return containers.Exec(ctx, args[0], o, runtime.IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 }
