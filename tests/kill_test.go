@@ -105,6 +105,7 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "prune", store: "full", dead: []string{"trees/placed", "pull", "-q", reg.addr + "/other"}, args: []string{"prune", "-a", "-f"}},
 		{name: "prune after rmi", store: "full", dead: []string{"rmi/rows", "rmi", reg.addr + "/two"}, args: []string{"prune", "-f"}},
 		{name: "rm", store: "full", last: true, args: []string{"rm", "old"}, again: notFound},
+		{name: "start --explain", store: "full", args: []string{"start", "--explain", "old"}},
 		{name: "rename", store: "full", moves: true, args: []string{"rename", "old", "fresh"}, again: notFound},
 		{name: "commit", store: "full", keeps: true, args: []string{"commit", "old", "new"}},
 		{name: "commit after commit", store: "full", lives: true, keeps: true, dead: []string{"move/exchanged", "commit", "old", "new"}, args: []string{"commit", "old", "new"}},
