@@ -4,7 +4,7 @@ set -euo pipefail
 
 quickstart=(mmdebstrap docker-registry umoci skopeo ca-certificates)
 lint=(shellcheck)
-test=("${quickstart[@]}" "${lint[@]}" debootstrap podman runc uidmap busybox-static attr acl libcap2-bin xz-utils zstd bzip2 util-linux iproute2 tmux strace openssl e2fsprogs xfsprogs jq systemd chromium fonts-dejavu-core git patch gcc libc6-dev gcc-aarch64-linux-gnu qemu-user)
+test=("${quickstart[@]}" "${lint[@]}" debootstrap podman runc uidmap busybox-static attr acl libcap2-bin xz-utils zstd bzip2 util-linux iproute2 tmux strace openssl e2fsprogs xfsprogs jq systemd chromium fonts-dejavu-core git patch gcc libc6-dev gcc-aarch64-linux-gnu qemu-user vim-tiny less htop)
 bench=("${test[@]}" bubblewrap containerd curl time hyperfine)
 
 vm=(qemu-system-x86 mmdebstrap busybox-static e2fsprogs cpio kmod)

@@ -154,6 +154,7 @@ func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Con
 
 // live runs a container, again and again where its restart policy says so, and records each end before it tells anybody.
 func (s *Store) live(ctx context.Context, r *recorded, hub *monitor.Hub) {
+	defer r.closeLog() // when the last word is said: who reads slowly is fed from it
 	r.signals = hub.Signals()
 	delay := firstDelay
 	for {
@@ -163,7 +164,6 @@ func (s *Store) live(ctx context.Context, r *recorded, hub *monitor.Hub) {
 		again := err == nil && s.again(r, e, stopped)
 		e.Stopped = stopped
 		if !again {
-			r.closeLog()
 			if ferr := s.finish(ctx, r, e); err == nil && ferr != nil {
 				err = ferr
 			}
@@ -183,7 +183,6 @@ func (s *Store) live(ctx context.Context, r *recorded, hub *monitor.Hub) {
 		s.writeState(r, running{RestartAt: time.Now().Add(delay)})
 		hub.Ended(e.ExitCode)
 		if !s.pauseBetween(r, delay) {
-			r.closeLog()
 			e.Stopped = true
 			s.finish(ctx, r, e)
 			r.lock.Close()

@@ -67,18 +67,15 @@ func (c *client) serve() {
 func (c *client) leave() {
 	c.h.endInput(c, false)
 	c.h.mu.Lock()
-	defer c.h.mu.Unlock()
 	c.drop()
+	c.h.mu.Unlock()
+	c.conn.Close() // which waits for who is writing, who may want the lock
 }
 
-// drop ends the connection. The hub's lock must be held, as for what follows.
+// drop forgets the client: it takes nothing more. What it has sent is still taken in. The hub's lock must be held, as for what follows.
 func (c *client) drop() {
-	if c.gone {
-		return
-	}
 	c.gone, c.out, c.behind = true, nil, false
 	delete(c.h.clients, c)
-	c.conn.Close()
 	c.h.moved.Broadcast()
 }
 

@@ -150,3 +150,26 @@ func TestLoneClientWithoutLog(t *testing.T) {
 		t.Errorf("%d bytes, %c", len(o), last)
 	}
 }
+
+// A client that leaves while it is written to: nobody waits for the other.
+func TestLeavesInTheMiddle(t *testing.T) {
+	for i := range 40 {
+		h := NewHub(HubOptions{Log: &kept{}})
+		u := join(t, h, Hello{Output: true})
+		s, _, out, errs := pipes(t)
+		begin(t, h, s)
+		go func() {
+			for range i {
+				if _, _, err := u.receive(); err != nil {
+					break
+				}
+			}
+			u.Close()
+		}()
+		out.Write(make([]byte, 600_000))
+		out.Close()
+		errs.Close()
+		h.Drain()
+		h.End(0)
+	}
+}

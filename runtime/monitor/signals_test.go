@@ -24,7 +24,7 @@ func TestCatch(t *testing.T) {
 		return
 	}
 	signals := Catch()
-	time.Sleep(100 * time.Millisecond) // until the faults are caught, too
+	time.Sleep(500 * time.Millisecond) // until the faults are caught, too, on a machine that is busy
 	for n := unix.Signal(1); n <= 64; n++ {
 		if !ours(n) && !slices.Contains(faults, os.Signal(n)) {
 			continue
