@@ -79,6 +79,10 @@ func TestLifeFlags(t *testing.T) {
 	if exists(filepath.Join(e.dir, "new")) {
 		t.Error("a run that failed leaves its ID file")
 	}
+	made := strings.TrimSpace(e.ok("create", "--cidfile", "created", "--env-file", env, "-l", "own=2", "app", "true"))
+	if b, err := os.ReadFile(filepath.Join(e.dir, "created")); err != nil || string(b) != made || show(made, `{{index .Config.Labels "own"}}`) != "2" {
+		t.Errorf("create: the ID file has %q, %v; the container is %s", b, err, made)
+	}
 	// The file tells who was removed, too, and the explanation of a run makes none.
 	e.ok("run", "--rm", "--cidfile", "rm", "app", "true")
 	e.ok("run", "--explain", "--cidfile", "explained", "app", "true")
