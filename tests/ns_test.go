@@ -154,6 +154,26 @@ func TestNamespaces(t *testing.T) {
 	if user := h.Namespaces[h.in("user", h.Pid)]; !user.Host || !slices.Equal(user.Containers, []string{"web"}) {
 		t.Errorf("%+v", user)
 	}
+	// So do containers that were given each other's.
+	e.ok("run", "-d", "--name", "side", "--pid", "container:web", "--network", "container:web", "busybox", "sleep", "1006")
+	side := e.namespaces("side")
+	for _, kind := range []string{"pid", "net"} {
+		s := side.Namespaces[side.in(kind, side.Pid)]
+		if s.Host || !slices.Equal(s.Containers, []string{"web"}) || s.Inode != n.Namespaces[n.in(kind, n.Pid)].Inode {
+			t.Errorf("%+v", s)
+		}
+		n := e.namespaces("web")
+		if s := n.Namespaces[n.in(kind, n.Pid)]; !slices.Equal(s.Containers, []string{"side"}) || len(n.Processes) != 4 {
+			t.Errorf("%+v", n)
+		}
+	}
+	if p := side.Processes; len(p) != 1 || p[0].ContainerPid < 2 || !strings.Contains(enter(n.Enter, "ps -o pid,args"), fmt.Sprintf("\n%5d sleep 1006\n", p[0].ContainerPid)) {
+		t.Errorf("%+v", side)
+	}
+	if out := e.ok("top", "side", "-o", "pid,args"); !slices.Equal(strings.Fields(out), []string{"PID", "COMMAND", strconv.Itoa(side.Pid), "sleep", "1006"}) {
+		t.Errorf("top of a container in another one's pid namespace: %q", out)
+	}
+	e.ok("rm", "-f", "side")
 	text := e.ok("ns")
 	for _, want := range []string{
 		"hosted (" + h.ID[:12] + "): `nsenter -t ", "\n\nweb (" + n.ID[:12] + "): `", fmt.Sprintf("process %d", stranger.Process.Pid),
