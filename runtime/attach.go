@@ -121,6 +121,9 @@ func (s *Store) attach(ctx context.Context, c *Container, o StartOptions, stream
 	case c.State.Status != StatusRunning:
 		return 0, notRunning(c)
 	}
+	if standsStill(c.monitor) {
+		return 0, &kindError{fmt.Sprintf("its monitor (process %d) is stopped, and cannot give what the container prints", c.monitor), ErrInUse}
+	}
 	conn, err := s.dial(c)
 	if errors.Is(err, ErrNotRunning) && c.AutoRemove {
 		err = &kindError{fmt.Sprintf("it runs in the foreground of another command (process %d), which has its streams", c.monitor), ErrUnsupported}

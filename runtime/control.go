@@ -432,12 +432,16 @@ func (s *Store) thaw(c *Container) error {
 
 // begun waits for a container that is being started, and returns it as it is then.
 func (s *Store) begun(ctx context.Context, c *Container) (*Container, error) {
-	for until := time.Now().Add(10 * time.Second); c.starting && time.Now().Before(until); {
+	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for c.starting && limited.Err() == nil {
 		conn, err := s.dial(c)
 		if err == nil {
+			stop := context.AfterFunc(limited, func() { conn.Close() })
 			if err = conn.Greet(monitor.Hello{}); err == nil {
 				conn.WaitStarted() // or it could not be started: its record says so
 			}
+			stop()
 			conn.Close()
 		} else if errors.Is(err, ErrNotRunning) {
 			time.Sleep(10 * time.Millisecond) // its monitor does not listen yet, or never will (run --rm in the foreground)

@@ -257,6 +257,7 @@ func TestMonitorGone(t *testing.T) {
 	if e.state("work") != "running" {
 		t.Errorf("whose monitor stands still it is %s", e.state("work"))
 	}
+	e.fails(1, []string{"monitor", "is stopped"}, "attach", "work")
 	e.ok("rm", "-f", "work")
 	eventually(t, "the monitor is gone", func() bool { return !exists("/proc/" + strconv.Itoa(monitor)) })
 
