@@ -52,12 +52,14 @@ e2e: build
 	./hack/deps.sh test
 	$(GO) test -count=1 -timeout 30m ./tests/...
 
-# The power is cut 20 times under work on a disk, and of a machine where ../shared/vm has one (LAYERCTL_VM: another place).
+# The power is cut 20 times under work on a disk, and of a machine where ../shared/vm has one (LAYERCTL_VM: another place); and 200 containers
+# live and end at random for two minutes.
 torture: build
 	./hack/deps.sh test
 	@set -e; export LAYERCTL_TEST_CUTS=20; vm=$${LAYERCTL_VM:-../shared/vm/run-in-vm.sh}; \
 	if [ -x "$$vm" ]; then ./hack/deps.sh vm; export LAYERCTL_VM=$$(realpath "$$vm"); fi; \
 	$(GO) test -v -count=1 -timeout 60m -run '^TestPowerCut' ./tests/
+	LAYERCTL_TEST_SECONDS=120 $(GO) test -v -count=1 -timeout 10m -run '^TestChurn$$' ./tests/
 
 tutorial: build
 	./hack/deps.sh test
