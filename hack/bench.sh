@@ -426,6 +426,7 @@ section_export() {
 }
 
 section_logs() {
+	local ADD= # two tables take turns here, each with times of its own
 	tree
 	"$layerctl" import tree debian >/dev/null
 	"${podman[@]}" import -q - debian < <(tar -C tree -c .) >/dev/null

@@ -244,3 +244,38 @@ func TestLogsFullDisk(t *testing.T) {
 	}
 	t.Logf("%d rounds, %s", round, fmt.Sprint(missing.FindAllString(r.stderr, -1)))
 }
+
+// A monitor that is killed while its log is rotated leaves a log that is read, and gone on with.
+func TestLogsRotationKilled(t *testing.T) {
+	e := withBusybox(t)
+	e.program = buildWith(t, "layerctl-failpoints", "-tags", "failpoints")
+	kept := func(name, printed string) string {
+		got := e.ok("logs", name)
+		if !strings.Contains(printed, got) || len(got) < 100 {
+			t.Errorf("%s: the log has %d bytes which were not printed so: %.300q", name, len(got), got)
+		}
+		return got
+	}
+	for _, at := range []string{"log/made", "log/renamed", "log/renamed:3"} {
+		name := strings.NewReplacer("/", "-", ":", "-").Replace(at)
+		cmd := e.command("run", "-d", "--name", name, "--log-opt", "max-size=5k", "--log-opt", "max-file=3", "busybox", "sh", "-c", "sleep 0.2; seq 1000; sleep 1000")
+		cmd.Env = append(cmd.Env, "LAYERCTL_FAILPOINT="+at)
+		if r := e.finish(cmd); r.code != 0 {
+			t.Fatalf("%s: %+v", at, r)
+		}
+		eventually(t, "its monitor was killed", func() bool { return e.state(name) == "exited" })
+		numbers := sh(t, e.dir, "seq 1000")
+		first := kept(name, numbers)
+		if at != "log/renamed:3" && !strings.HasPrefix(first, "1\n2\n") {
+			t.Errorf("%s: the log begins with %.20q", at, first)
+		}
+		follower, out := e.follow(name)
+		if err := follower.Wait(); err != nil || out.String() != first {
+			t.Errorf("%s: logs -f: %v, %d bytes, want %d", at, err, len(out.String()), len(first))
+		}
+		e.ok("start", name)
+		eventually(t, "the next run is logged", func() bool { return strings.HasSuffix(e.ok("logs", name), "\n1000\n") })
+		kept(name, first+numbers)
+		e.ok("rm", "-f", name)
+	}
+}

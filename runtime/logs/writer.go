@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerctl/layerctl/snapshot/failpoint"
 )
 
 // Options say how much of a log is kept.
@@ -222,11 +224,13 @@ func (w *Writer) rotate() {
 	if err != nil {
 		return
 	}
+	failpoint.Hit("log/made")
 	for n := w.o.MaxFile - 1; n > 0 && err == nil; n-- {
 		if err = os.Rename(w.name(n-1), w.name(n)); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
 	}
+	failpoint.Hit("log/renamed") // there is no log now: who reads waits for it, and who opens it makes one
 	if err == nil {
 		err = os.Rename(fresh, w.name(0))
 	}
