@@ -103,57 +103,58 @@ func MonitorMain(args []string) int {
 	if lock == nil || err != nil {
 		return 125
 	}
-	if err := monitorContainer(args[0], args[1], args[2], lock, conn); err != nil {
+	code, err := monitorContainer(args[0], args[1], args[2], lock, conn)
+	if err != nil {
 		hub := monitor.NewHub(monitor.HubOptions{})
 		hub.Join(conn)
 		hub.Fail(exitCode(err), kindOf(err), err.Error())
 		return exitCode(err)
 	}
-	return 0
+	return code
 }
 
-// monitorContainer returns an error only where the container's life has not begun: conn is nobody else's then.
-func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Conn) error {
+// monitorContainer returns the container's last exit status, and an error only where its life has not begun: conn is nobody else's then.
+func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Conn) (int, error) {
 	defer lock.Close()
 	// What ends the caller, or its terminal, is not meant for the container.
 	// They are caught and dropped, not ignored: the container would inherit that.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
 	snaps, err := snapshot.Open(root + "/snapshots")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	snaps.DeleteDetached(true)
 	s, err := Open(root, runRoot, snaps)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	r := &recorded{lock: lock}
 	if r.Config, err = s.readConfig(id); err != nil {
-		return err
+		return 0, err
 	}
 	l, err := monitor.Bind(s.volatile(&r.Config, "attach"))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	o := monitor.HubOptions{TTY: r.TTY, Stdin: r.Interactive, StdinOnce: r.StdinOnce}
 	if r.LogDriver != "none" {
 		if r.log, err = logs.Open(s.path(id), logs.Options(r.LogOpts)); err != nil {
-			return err
+			return 0, err
 		}
 		o.Log = r.log
 	}
 	hub := monitor.NewHub(o)
 	if err := hub.Listen(l); err != nil {
-		return err
+		return 0, err
 	}
 	hub.Join(conn)
 	failpoint.Hit("monitor/opened")
-	s.live(context.Background(), r, hub)
-	return nil
+	return s.live(context.Background(), r, hub), nil
 }
 
-// live runs a container, again and again where its restart policy says so, and records each end before it tells anybody.
-func (s *Store) live(ctx context.Context, r *recorded, hub *monitor.Hub) {
+// live runs a container, again and again where its restart policy says so, and records each end before it tells anybody. It returns the last
+// exit status, which is the monitor's own: that is all that systemd sees of a container.
+func (s *Store) live(ctx context.Context, r *recorded, hub *monitor.Hub) int {
 	defer r.closeLog() // when the last word is said: who reads slowly is fed from it
 	r.signals = hub.Signals()
 	delay := firstDelay
@@ -173,7 +174,7 @@ func (s *Store) live(ctx context.Context, r *recorded, hub *monitor.Hub) {
 			} else {
 				hub.End(e.ExitCode)
 			}
-			return
+			return e.ExitCode
 		}
 		if e.FinishedAt.Sub(e.StartedAt) >= steady {
 			delay = firstDelay
@@ -187,7 +188,7 @@ func (s *Store) live(ctx context.Context, r *recorded, hub *monitor.Hub) {
 			s.finish(ctx, r, e)
 			r.lock.Close()
 			hub.End(e.ExitCode)
-			return
+			return e.ExitCode
 		}
 		delay = min(2*delay, lastDelay)
 		r.restarts++

@@ -18,9 +18,10 @@ type UnitOptions struct {
 // unitRestarts are what systemd may do when a service has ended (systemd.service(5), Restart=).
 var unitRestarts = [...]string{"no", "on-success", "on-failure", "on-abnormal", "on-watchdog", "on-abort", "always"}
 
-// Unit makes a systemd service that starts a container at boot and is alive as long as it: the name of its file, and the text. The service is
-// `start -a`, so that the journal has the output, systemd the exit status, and no file or socket tells one of the other. A container that
-// is removed when it ends, or that both its monitor and systemd would start again, is refused (ErrInvalid).
+// Unit makes a systemd service that starts a container at boot and is alive as long as it: the name of its file, and the text. For systemd
+// the container is its monitor, which `start` leaves behind and which ends with the container's status; no file or socket tells one of
+// the other. (Whoever waits in a `start -a` might be ended without the container, and waits for one run only.) A container that is removed
+// when it ends, or that both its monitor and systemd would start again, is refused (ErrInvalid).
 func (s *Store) Unit(ctx context.Context, c *Container, o UnitOptions) (name, text string, err error) {
 	fail := func(err error) (string, string, error) {
 		return "", "", fmt.Errorf("generate a unit for container %s: %w", c.Name, err)
@@ -70,8 +71,8 @@ func (s *Store) Unit(ctx context.Context, c *Container, o UnitOptions) (name, te
 		words = append(words, strings.ReplaceAll(unitWord(w), "$", "$$"))
 	}
 	program := strings.Join(words, " ")
-	line("\n[Service]\nType=exec\nExecStart=%s start -a %s\nExecStop=%s stop %s", program, call, program, call)
-	// After what ended start -a and not the container.
+	line("\n[Service]\nType=forking\nExecStart=%s start %s\nExecStop=%s stop %s", program, call, program, call)
+	// After what ended the monitor and not the container.
 	line("ExecStopPost=%s stop %s", program, call)
 	line("Restart=%s", restart)
 	signal, seconds := c.EndsBy()

@@ -1,11 +1,15 @@
 package tests
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // What is generated is what systemd reads: systemd-analyze finds nothing to say, whatever the store's path is.
@@ -43,7 +47,7 @@ func TestGenerateSystemd(t *testing.T) {
 
 	program := binary + " --root " + e.root + " --run-root " + e.runRoot
 	want := map[string][]string{
-		"web": {"Description=Container web\n", "ExecStart=" + program + " start -a " + id + "\n", "ExecStop=" + program + " stop " + id + "\n",
+		"web": {"Description=Container web\n", "ExecStart=" + program + " start " + id + "\n", "ExecStop=" + program + " stop " + id + "\n",
 			"Restart=on-failure\n", "SuccessExitStatus=143\n", "TimeoutStopSec=70\n", "RequiresMountsFor=" + e.root + "\n", "WantedBy=multi-user.target\n"},
 		"own": {"Restart=no\n", "SuccessExitStatus=138\n", "TimeoutStopSec=infinity\n", "After=network-online.target\n"},
 	}
@@ -55,7 +59,7 @@ func TestGenerateSystemd(t *testing.T) {
 			}
 		}
 	}
-	if out := e.ok("generate", "systemd", "-n", "web"); !strings.Contains(out, " start -a web\n") || !strings.Contains(out, "system/container-web.service") {
+	if out := e.ok("generate", "systemd", "-n", "web"); !strings.Contains(out, " start web\n") || !strings.Contains(out, "system/container-web.service") {
 		t.Errorf("-n: %s", out)
 	}
 	if out := e.ok("generate", "systemd", "--restart-policy", "always", "web"); !strings.Contains(out, "\nRestart=always\n") {
@@ -81,17 +85,32 @@ func TestGenerateSystemd(t *testing.T) {
 		line, _, _ = strings.Cut(line, "\n")
 		return exec.Command("sh", "-c", "exec "+line)
 	}
-	service := e.start(exec1("ExecStart"))
-	eventually(t, "the container runs", func() bool {
-		return strings.TrimSpace(e.ok("inspect", "--format", "{{.State.Status}}", "long")) == "running"
-	})
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	if r := e.finish(exec1("ExecStart")); r.code != 0 {
+		t.Fatalf("ExecStart: %+v", r)
+	}
+	// systemd takes the one process of the service that has become its child for the main one (systemd.service(5), GuessMainPID=).
+	var monitors []int
+	for _, pid := range strings.Fields(sh(t, e.dir, fmt.Sprintf("cat /proc/%d/task/*/children", os.Getpid()))) {
+		if b, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil && strings.HasPrefix(string(b), "layerctl") {
+			n, _ := strconv.Atoi(pid)
+			monitors = append(monitors, n)
+		}
+	}
+	if len(monitors) != 1 {
+		t.Fatalf("start left %d processes behind", len(monitors))
+	}
 	for _, stop := range []string{"ExecStop", "ExecStopPost"} {
 		if r := e.finish(exec1(stop)); r.code != 0 {
 			t.Errorf("%s: %+v", stop, r)
 		}
 	}
-	if service.Wait(); service.ProcessState.ExitCode() != 143 {
-		t.Errorf("the service ended with %v", service.ProcessState)
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(monitors[0], &status, 0, nil); err != nil || status.ExitStatus() != 143 {
+		t.Errorf("the service ended with %d, %v", status.ExitStatus(), err)
 	}
 
 	// A path of which systemd would read half, or something else.
@@ -103,7 +122,7 @@ func TestGenerateSystemd(t *testing.T) {
 	oddEnv.root, oddEnv.runRoot = odd, odd+"/run"
 	oddEnv.ok("run", "--name", "odd", "--rootfs", "plain", "true")
 	quoted := strings.NewReplacer("%", "%%", "$", "$$", `"`, `\"`, `\`, `\\`).Replace(odd)
-	if unit := verify(&oddEnv, nil, "-n", "odd"); !strings.Contains(unit, `start -a odd`) || !strings.Contains(unit, ` --root "`+quoted+`" `) {
+	if unit := verify(&oddEnv, nil, "-n", "odd"); !strings.Contains(unit, ` start odd`) || !strings.Contains(unit, ` --root "`+quoted+`" `) {
 		t.Errorf("the odd store's unit:\n%s", unit)
 	}
 	oddEnv.ok("rm", "odd")

@@ -18,8 +18,9 @@ func (a *app) generateSystemdCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "systemd [flags] CONTAINER",
 		Short: "Make a systemd unit that starts a container at boot",
-		Long: `Print a systemd unit for a container, or write it to a file. There is no daemon that starts containers at boot: systemd does, with
-"layerctl start -a" as the service, which lives as long as the container. So the journal has its output and systemctl its state.
+		Long: `Print a systemd unit for a container, or write it to a file. There is no daemon that starts containers at boot: systemd does, by "layerctl
+start", and stops them by "layerctl stop". The service lives as long as the container and ends with its status; its output is
+shown by "layerctl logs".
 
 Either systemd or the container's own monitor starts it again when it has ended: where the container has a restart policy
 (run --restart), the unit has none. "layerctl stop" by hand ends the service, too; "on-failure" does not start it again then.`,
