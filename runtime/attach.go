@@ -134,14 +134,20 @@ func (s *Store) attach(ctx context.Context, c *Container, o StartOptions, stream
 	defer conn.Close()
 	hello := monitor.Hello{Input: o.Input && c.Interactive, Output: true}
 	hello.Window(streams.Stdout, streams.Stdin)
-	if err := conn.Greet(hello); err != nil {
-		return 0, err
+	code := 0
+	if err = conn.Greet(hello); err == nil {
+		s.happened(&c.Config, "attach")
+		code, err = monitor.Attach(conn, monitor.AttachOptions{Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
+			Input: hello.Input, TTY: c.TTY, DetachKeys: o.DetachKeys, Signals: monitor.Catch(), Proxy: true, Warn: s.warn})
 	}
-	s.happened(&c.Config, "attach")
-	code, err := monitor.Attach(conn, monitor.AttachOptions{Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
-		Input: hello.Input, TTY: c.TTY, DetachKeys: o.DetachKeys, Signals: monitor.Catch(), Proxy: true, Warn: s.warn})
-	if errors.Is(err, monitor.ErrDetached) {
+	switch {
+	case errors.Is(err, monitor.ErrDetached):
 		s.happened(&c.Config, "detach")
+	case errors.Is(err, monitor.ErrGone), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+		// It may have ended before it took us in.
+		if now, lerr := s.load(ctx, c.ID); lerr == nil && now.State.Status == StatusExited && now.State.Error == "" {
+			return now.State.ExitCode, nil
+		}
 	}
 	return code, err
 }
