@@ -87,3 +87,45 @@ func BenchmarkList(b *testing.B) {
 		}
 	}
 }
+
+// What state.json says of a container whose monitor lives.
+func TestObserve(t *testing.T) {
+	s, ctx := testStore(t), context.Background()
+	r, err := s.create(ctx, CreateOptions{Name: "one", RootFS: t.TempDir(), Network: "none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.lock.Close()
+	began, ended1 := time.Now().Add(-time.Minute).UTC(), time.Now().UTC()
+	seven := 7
+	for _, row := range []struct {
+		write running
+		begun bool // the next run has
+		want  State
+	}{
+		{running{}, false, State{Status: StatusCreated}},
+		{running{Pid: 1, StartedAt: began}, true, State{Status: StatusRunning, Pid: 1, StartedAt: began}},
+		{running{RestartAt: time.Now(), Last: &ended{ExitCode: 3, StartedAt: began, FinishedAt: ended1}}, false,
+			State{Status: StatusRestarting, ExitCode: 3, StartedAt: began, FinishedAt: ended1}},
+		{running{RestartAt: time.Now(), Last: &ended{ExitCode: 3, StartedAt: began, FinishedAt: ended1}}, true,
+			State{Status: StatusRestarting, ExitCode: 3, StartedAt: began, FinishedAt: ended1}},
+		{running{ExitCode: &seven}, true, State{Status: StatusExited, ExitCode: 7}},
+	} {
+		if err := s.record(r, ended{Begun: row.begun, ExitCode: 3, StartedAt: began, FinishedAt: ended1}, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.writeState(r, row.write); err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.Lookup(ctx, "one")
+		if err != nil || c.State != row.want {
+			t.Errorf("%+v: %+v, want %+v; %v", row.write, c.State, row.want, err)
+		}
+	}
+	if err := os.WriteFile(s.volatile(&r.Config, "state.json"), []byte(`{"Pid":`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := s.Lookup(ctx, "one"); err != nil || c.State.Status != StatusCreated {
+		t.Errorf("half a file: %+v, %v", c.State, err)
+	}
+}

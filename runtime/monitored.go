@@ -181,7 +181,7 @@ func (s *Store) live(ctx context.Context, r *recorded, hub *monitor.Hub) int {
 		}
 		e.RestartCount = r.restarts
 		s.record(r, e, false)
-		s.writeState(r, running{RestartAt: time.Now().Add(delay)})
+		s.writeState(r, running{RestartAt: time.Now().Add(delay), Last: &e})
 		hub.Ended(e.ExitCode)
 		if !s.pauseBetween(r, delay) {
 			e.Stopped = true

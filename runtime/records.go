@@ -38,6 +38,7 @@ type running struct {
 	Monitor   int       // its pid
 	Restarts  int       // how often it has been started again by its policy
 	RestartAt time.Time // between two runs: when the next begins
+	Last      *ended    `json:",omitempty"` // and how the last one ended: exit.json is about the next as soon as that begins
 	ExitCode  *int      `json:",omitempty"` // of one that is being removed: for those who have the file open
 }
 

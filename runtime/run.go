@@ -268,12 +268,17 @@ func (s *Store) record(r *recorded, e ended, durable bool) error {
 	return err
 }
 
-// writeState writes state.json.
+// writeState writes state.json. What is there of a run before is replaced in one step: nobody finds half of it. A first one that is half
+// there says what no file says, that the container has not begun; and who waits for a container that is removed has this very file open.
 func (s *Store) writeState(r *recorded, state running) error {
 	state.Version, state.Monitor, state.Restarts = stateVersion, os.Getpid(), r.restarts
 	b, err := json.Marshal(state)
-	if err == nil {
-		err = os.WriteFile(s.volatile(&r.Config, "state.json"), b, 0o600)
+	switch path := s.volatile(&r.Config, "state.json"); {
+	case err != nil:
+	case state.Last != nil || r.restarts > 0:
+		err = snapshot.WriteFile(path, b, false)
+	default:
+		err = os.WriteFile(path, b, 0o600)
 	}
 	return err
 }

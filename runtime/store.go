@@ -437,12 +437,13 @@ func (s *Store) observe(c *Container) {
 				c.State.Status = StatusPaused
 			}
 		}
-	case !r.RestartAt.IsZero():
+	case r.Last != nil:
 		c.starting = false
-		var e ended
-		s.readRecord(c.ID, "exit.json", &e)
-		c.State = e.state()
+		c.State = r.Last.state()
 		c.State.Status, c.State.RestartCount = StatusRestarting, r.Restarts
+	case r.ExitCode != nil: // it is being removed
+		c.starting = false
+		c.State = State{Status: StatusExited, ExitCode: *r.ExitCode}
 	}
 }
 

@@ -201,7 +201,7 @@ run --network none --rm --name gone busybox true
 		if err := dec.Decode(&c); err != nil {
 			t.Fatal(err)
 		}
-		since := regexp.MustCompile(` (\d+ seconds?|Less than a second|About a minute)( ago)?`)
+		since := regexp.MustCompile(` (\d+ (second|minute)s?|Less than a second|About a minute)( ago)?`)
 		gotLines[c.Names] = fmt.Sprintf("%s %s %s %s", c.State, since.ReplaceAllString(c.Status, ""), c.Command, c.Labels)
 	}
 	if len(gotLines) != len(names) || !reflect.DeepEqual(gotLines, wantLines) {
