@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "bench: run it as root" >&2; exit 1; }
 [ -x bin/layerctl ] || { echo "bench: there is no bin/layerctl: run it by make bench" >&2; exit 1; }
 top=$PWD
-all=(start large small tiny again rmi import push diff see commit export logs memory layers files store go)
+all=(start life streams monitor containers logs large small tiny again rmi import push diff see commit export memory layers files store go)
 sections=("$@")
 [ $# -gt 0 ] || sections=("${all[@]}")
 for s in "${sections[@]}"; do
@@ -25,6 +25,7 @@ cleanup() {
 	trap - EXIT
 	[ -z "$registry" ] || { kill "$registry" 2>/dev/null && wait "$registry" 2>/dev/null; } || true
 	[ ! -e "$work/containerd.pid" ] || "$work/stop" || true
+	[ ! -e "$work/none" ] || "$work/none" || true
 	cd /
 	findmnt -rn -o TARGET | grep "^$work/" | sort -r | while read -r m; do umount -l "$m"; done || true
 	rm -rf "$work"
@@ -81,7 +82,13 @@ address = "$work/c.sock"
 [ttrpc]
 address = "$work/c.ttrpc"
 X
-chmod +x "$work/stop" "$work/fresh"
+cat >"$work/none" <<X
+#!/bin/sh
+# No container is left, neither ours nor podman's.
+$layerctl ps -aq | xargs -r $layerctl rm -f >/dev/null
+[ ! -e $work/p ] || ${podman[*]} rm -af -t 0 >/dev/null
+X
+chmod +x "$work/stop" "$work/fresh" "$work/none"
 
 # The images of the pulls, in one OCI layout: six layers, each a real installation on top of the one before; the lowest of them alone; and
 # 120 tiny ones.
@@ -172,10 +179,11 @@ table() {
 	done
 }
 
-# compare TITLE RUNS NAME COMMAND [NAME COMMAND...]: the first is ours.
+# compare TITLE RUNS NAME COMMAND [NAME COMMAND...]: the first is ours. PREPARE is run before each, and its time is not counted.
 compare() {
 	local title=$1 n=$2 args=() names=()
 	shift 2
+	[ -z "${PREPARE:-}" ] || args=(--prepare "$PREPARE")
 	while [ $# -gt 0 ]; do
 		names+=("$1")
 		args+=("$2")
@@ -232,26 +240,104 @@ middle() {
 	jq -r '.results[0].median * 1000 | if . < 100 then (. * 10 | round / 10) else round end | tostring + " ms"' out.json
 }
 
-section_start() {
+# both makes the image debian in both stores, of the tree.
+both() {
 	tree
 	"$layerctl" import tree debian >/dev/null
+	"${podman[@]}" import -q - debian < <(tar -C tree -c .) >/dev/null
+}
+
+section_start() {
+	both
 	mkdir -p bundle
 	cp -a tree bundle/rootfs
 	(cd bundle && runc spec && jq '.process.terminal = false | .process.args = ["true"] | .root.readonly = false' config.json >c && mv c config.json)
-	"${podman[@]}" import -q - debian < <(tar -C tree -c .) >/dev/null
-	compare "Start \`true\` in a container of a $tree_mb MB tree, and take it away" $((runs * 10)) \
-		"layerctl run --rm" "$layerctl run --rm debian true" \
-		"bwrap (no overlay, no cgroups, no capabilities kept)" "bwrap --unshare-pid --unshare-net --unshare-uts --unshare-ipc --unshare-cgroup --bind tree / --proc /proc --dev /dev --tmpfs /dev/shm --ro-bind /sys /sys --cap-drop ALL true" \
-		"runc run of a prepared bundle (no overlay)" "runc --root $work/runc run -b bundle bench" \
-		"podman run --rm --network none" "${podman[*]} run --rm --network none debian true"
+	local gap how
+	for gap in 0 0.1; do
+		how="back to back"
+		[ $gap = 0 ] || how="100 ms after the one before"
+		PREPARE=$([ $gap = 0 ] || echo "sleep $gap") compare "Start \`true\` in a container of a $tree_mb MB tree, and take it away: $how" $((runs * 10)) \
+			"layerctl run --rm" "$layerctl run --rm debian true" \
+			"bwrap with the same namespaces (no overlay, no cgroups, no capabilities kept)" "bwrap --unshare-pid --unshare-net --unshare-uts --unshare-ipc --unshare-cgroup --bind tree / --proc /proc --dev /dev --tmpfs /dev/shm --ro-bind /sys /sys --cap-drop ALL true" \
+			"runc run of a prepared bundle (no overlay)" "runc --root $work/runc run -b bundle bench" \
+			"podman run --rm --network none" "${podman[*]} run --rm --network none debian true"
+	done
 	compare "What a start costs before it does anything" $((runs * 10)) \
 		"layerctl run of a root that is not there (the short path)" "$layerctl run --rm --rootfs /not-there true || true" \
 		"layerctl version (every package initialised)" "$layerctl version || true" \
 		"an empty Go program" "./program || true"
 	results+="
 bwrap is quicker than layerctl: it mounts no overlay, makes no cgroups and no files for \`/etc\`, keeps no record of a container, and is
-a small C program. The second table is what of a start is Go's runtime and the packages that initialise before the short path.
+a small C program. The last table is what of a start is Go's runtime and the packages that initialise before the short path.
 "
+}
+
+# A container that outlives its command line, another command in one that runs, and many at once.
+section_life() {
+	both
+	PREPARE="$work/none" compare "Start \`true\` in the background and wait for its end" $((runs * 3)) \
+		"layerctl run -d, wait" "$layerctl run -d --name box debian true && $layerctl wait box" \
+		"podman run -d, wait" "${podman[*]} run -d --name box --network none debian true && ${podman[*]} wait box"
+	./none
+	"$layerctl" run -d --name box debian sleep infinity
+	"${podman[@]}" run -d --name box --network none debian sleep infinity
+	compare "Run \`true\` in a container that runs" $((runs * 10)) \
+		"layerctl exec" "$layerctl exec box true" \
+		"podman exec" "${podman[*]} exec box true"
+	./none
+	compare "Start 50 containers at once and wait for the last" "$(((runs + 1) / 2))" \
+		"layerctl run --rm" "for i in \$(seq 50); do $layerctl run --rm debian true & done; wait" \
+		"podman run --rm --network none" "for i in \$(seq 50); do ${podman[*]} run --rm --network none debian true & done; wait"
+}
+
+# What goes through a container's streams.
+section_streams() {
+	both
+	local gb="head -c 1000000000 /dev/zero"
+	compare "1 GB through a container's \`cat\`" "$(((runs + 1) / 2))" \
+		"layerctl run -i, through its monitor" "$gb | $layerctl run -i --log-driver none debian cat | cat >/dev/null" \
+		"layerctl run -i --rm, whose container has the pipe itself" "$gb | $layerctl run -i --rm debian cat | cat >/dev/null" \
+		"cat alone" "$gb | cat | cat >/dev/null" \
+		"podman run -i" "$gb | ${podman[*]} run -i --network none --log-driver none debian cat | cat >/dev/null"
+	./none
+}
+
+# private PID: kilobytes of a process that no other has; wakes PID: how often its threads have been woken; threads PID: how many it has.
+private() { awk '/^Private_/ {n += $2} END {print n}' "/proc/$1/smaps_rollup"; }
+wakes() { cat /proc/"$1"/task/*/status | awk '/^voluntary_ctxt_switches/ {n += $2} END {print n}'; }
+threads() { awk '/^Threads/ {print $2}' "/proc/$1/status"; }
+
+# What stays with a container is the parent of its first process.
+section_monitor() {
+	say "monitor"
+	both
+	local pids=() before=() pid
+	"$layerctl" run -d --name box debian sleep infinity
+	"${podman[@]}" run -d --name box --network none debian sleep infinity
+	for pid in $("$layerctl" inspect -f '{{.State.Pid}}' box) $("${podman[@]}" inspect -f '{{.State.Pid}}' box); do
+		pids+=("$(awk '/^PPid/ {print $2}' "/proc/$pid/status")")
+	done
+	sleep 5
+	for pid in "${pids[@]}"; do before+=("$(wakes "$pid")"); done
+	sleep 60
+	results+=$'\n### The process that stays with an idle container\n\n| | layerctl\'s monitor | conmon |\n| --- | --- | --- |\n'
+	results+="| memory of its own | $(private "${pids[0]}") kB | $(private "${pids[1]}") kB |"$'\n'
+	results+="| threads | $(threads "${pids[0]}") | $(threads "${pids[1]}") |"$'\n'
+	results+="| wake-ups in a minute | $(($(wakes "${pids[0]}") - before[0])) | $(($(wakes "${pids[1]}") - before[1])) |"$'\n'
+	./none
+}
+
+section_containers() {
+	say "growth: containers"
+	both
+	results+=$'\n### How it grows: containers\n\n'"Medians of $(((runs + 1) / 2))."$'\n\n| stopped | running | ps | ps -a | run --rm |\n| --- | --- | --- | --- | --- |\n'
+	local n stopped=0 running=0
+	for n in 10 100 1000; do
+		for ((; stopped < n; stopped++)); do "$layerctl" run debian true; done
+		for ((; running < n / 10; running++)); do "$layerctl" run -d debian sleep infinity >/dev/null; done
+		results+="| $stopped | $running | $(middle "$layerctl ps") | $(middle "$layerctl ps -a") | $(middle "$layerctl run --rm debian true") |"$'\n'
+	done
+	./none
 }
 
 section_large() { pulls six "Pull an image of six layers, $(mb six) MB as they are transferred, from a registry on loopback into an empty store"; }
