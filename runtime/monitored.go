@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -116,9 +115,7 @@ func MonitorMain(args []string) int {
 // monitorContainer returns the container's last exit status, and an error only where its life has not begun: conn is nobody else's then.
 func monitorContainer(root, runRoot, id string, lock *os.File, conn *monitor.Conn) (int, error) {
 	defer lock.Close()
-	// What ends the caller, or its terminal, is not meant for the container.
-	// They are caught and dropped, not ignored: the container would inherit that.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
+	monitor.Drop() // what ends the caller, or its terminal, is not meant for the container
 	snaps, err := snapshot.Open(root + "/snapshots")
 	if err != nil {
 		return 0, err
@@ -271,6 +268,7 @@ func (s *Store) runOnce(ctx context.Context, r *recorded, hub *monitor.Hub) (end
 		return err
 	}
 	r.started = func(pid int) {
+		time.AfterFunc(time.Second, func() { monitor.Rest() }) // when a short command has ended already; where it fails, it takes more memory
 		for _, f := range inner {
 			f.Close()
 		}

@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"math"
 	"os"
 	"os/signal"
 	"time"
@@ -57,7 +58,17 @@ func Catch() <-chan os.Signal {
 		signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
 		return signals
 	}
-	caught = uint32(ends[1])
+	takeOver(uint32(ends[1]))
+	go pass(os.NewFile(uintptr(ends[0]), "signals"), signals)
+	return signals
+}
+
+// Drop is Catch for who has no use for any signal. They are not ignored: what this process starts would inherit that.
+func Drop() { takeOver(math.MaxUint32) }
+
+// takeOver has the number of each signal written to a descriptor, or nowhere.
+func takeOver(to uint32) {
+	caught = to
 	signal.Ignore(unix.SIGPIPE) // so that a write to a broken stdout is an error and not the end; it is caught like the others, which no child inherits
 	a := sigaction{flags: saOnStack | saRestart}
 	if a.handler, a.restorer = handler(); a.restorer != 0 {
@@ -68,8 +79,6 @@ func Catch() <-chan os.Signal {
 			unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&a)), 0, unsafe.Sizeof(a.mask), 0, 0)
 		}
 	}
-	go pass(os.NewFile(uintptr(ends[0]), "signals"), signals)
-	return signals
 }
 
 func pass(from *os.File, to chan os.Signal) {
