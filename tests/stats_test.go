@@ -100,6 +100,30 @@ func TestStats(t *testing.T) {
 	if out := e.ok("stats", "--no-stream", "--format", "{{.Container}} {{.Name}} {{.PIDs}}", got.ID[:6], "holds"); out != got.ID[:6]+" holds 3\n" {
 		t.Errorf("%q", out)
 	}
+	// One that cannot be read does not hide the others.
+	record := filepath.Join(e.root, "containers", idle.ID, "config.json")
+	whole, err := os.ReadFile(record)
+	if err == nil {
+		err = os.WriteFile(record, whole[:len(whole)/2], 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := e.run("stats", "--no-stream", "--format", "{{.Name}}"); r.code != 1 || r.stdout != "busy\nholds\n" || !strings.Contains(r.stderr, "damaged") || !errorForm.MatchString(r.stderr) {
+		t.Errorf("stats with a damaged record: %+v", r)
+	}
+	if out := e.ok("stats", "--no-stream", "--format", "{{.Name}}", "holds"); out != "holds\n" {
+		t.Errorf("stats of another with a damaged record: %q", out)
+	}
+	if r := e.run("ns", "--format", "{{.Name}}"); r.code != 1 || r.stdout != "busy\nholds\n" || !strings.Contains(r.stderr, "damaged") || !errorForm.MatchString(r.stderr) {
+		t.Errorf("ns with a damaged record: %+v", r)
+	}
+	if out := e.ok("ns", "--format", "{{.Name}}", "holds"); out != "holds\n" {
+		t.Errorf("ns of another with a damaged record: %q", out)
+	}
+	if err := os.WriteFile(record, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	e.fails(1, []string{"stats", "container nobody: no such container"}, "stats", "holds", "nobody")
 	e.fails(2, []string{"--format"}, "stats", "--no-stream", "--format", "{{.Nope}}")
 }

@@ -30,9 +30,9 @@ Without names it shows all containers that run.`,
 			if err != nil {
 				return err
 			}
-			list, err := containers.List(cmd.Context(), false)
-			if err != nil {
-				return err
+			list, failed := containers.List(cmd.Context(), false) // with an error, those that can be read
+			if failed != nil {
+				failed = fmt.Errorf("ns: %w", failed)
 			}
 			var running []procfs.Container
 			for _, c := range list {
@@ -40,7 +40,7 @@ Without names it shows all containers that run.`,
 					running = append(running, alive(&c))
 				}
 			}
-			of, failed := running, error(nil)
+			of := running
 			if len(args) > 0 {
 				of = nil
 				failed = a.each(cmd, args, func(ctx context.Context, name string) error {

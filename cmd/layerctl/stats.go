@@ -57,7 +57,7 @@ not run uses nothing.`,
 			live := !noStream && (format == "" || strings.HasPrefix(format, "table")) && isTerminal(a.stdout)
 			for again := live; ; again = true {
 				rows, err := w.look(cmd.Context())
-				if err != nil {
+				if rows == nil {
 					return err
 				}
 				if again { // the first look is what the second one compares with; a user who waits sees it, too
@@ -72,6 +72,9 @@ not run uses nothing.`,
 					}
 					if _, err := a.stdout.Write(b); err != nil {
 						return err
+					}
+					if noStream && err != nil {
+						return fmt.Errorf("stats: %w", err)
 					}
 					if noStream || len(w.ids) > 0 && len(rows) == 0 { // all that were named are gone
 						return nil
@@ -104,13 +107,15 @@ type statsWatch struct {
 	before       map[string]procfs.Sample
 }
 
+// look returns a row a container. With an error that tells of containers whose records cannot be read it returns the others.
 func (w *statsWatch) look(ctx context.Context) ([]statsRow, error) {
-	list, err := w.containers.List(ctx, w.all || len(w.ids) > 0)
-	if err != nil {
-		return nil, err
+	list, unread := w.containers.List(ctx, w.all || len(w.ids) > 0)
+	if list == nil {
+		return nil, unread
 	}
 	called := map[string]string{}
 	if len(w.ids) > 0 {
+		unread = nil
 		byID := map[string]runtime.Container{}
 		for _, c := range list {
 			byID[c.ID] = c
@@ -132,6 +137,7 @@ func (w *statsWatch) look(ctx context.Context) ([]statsRow, error) {
 		}
 		var s procfs.Sample
 		if c.State.Pid != 0 {
+			var err error
 			if s, err = alive(&c).Sample(); err != nil {
 				row.unknown()
 				rows = append(rows, row)
@@ -147,7 +153,7 @@ func (w *statsWatch) look(ctx context.Context) ([]statsRow, error) {
 		rows = append(rows, row)
 	}
 	w.before = now
-	return rows, nil
+	return rows, unread
 }
 
 func (r *statsRow) fill(s, before procfs.Sample) {

@@ -44,7 +44,11 @@ type namespace struct {
 // ListNamespaces tells the namespaces of some containers, and who shares them of all that run. A container that has ended meanwhile is left
 // out.
 func ListNamespaces(of, running []Container) []Namespaces {
-	owner := map[int]int{} // by process; the index in running
+	running = slices.DeleteFunc(slices.Clone(running), func(c Container) bool {
+		return slices.ContainsFunc(of, func(o Container) bool { return o.ID == c.ID })
+	})
+	running = append(running, of...) // one may have been started since the others were listed
+	owner := map[int]int{}           // by process; the index in running
 	for i, c := range running {
 		for _, pid := range c.Pids() {
 			owner[pid] = i
