@@ -78,7 +78,7 @@ func (s *Store) start(ctx context.Context, c *Container, o StartOptions, streams
 	a := attachment{output: o.Attach, input: o.Input && c.Interactive, keys: o.DetachKeys}
 	code, err := s.runMonitored(r, a, streams)
 	if errors.Is(err, errNoMonitor) {
-		os.RemoveAll(s.volatile(&r.Config))
+		s.removeVolatile(&r.Config)
 	}
 	return code, err
 }

@@ -130,8 +130,14 @@ func (s *Store) ExplainExec(ctx context.Context, name string, o ExecOptions, w i
 		return fail(err)
 	}
 	defer e.close()
+	if o, err = o.complete(); err != nil {
+		return fail(err)
+	}
 	if err := e.compile(o, [3]int{0, 1, 2}); err != nil {
 		return fail(err)
+	}
+	if e.Console != nil {
+		e.Console.Close()
 	}
 	x := &explanation{}
 	x.step("A handle of the container's first process, which is nobody else's when that has ended.", s.shellPidfd(c))

@@ -120,14 +120,14 @@ func (s *Store) bury(ctx context.Context, c *Container) error {
 	}
 	var r running
 	if readVolatile(s.volatile(&c.Config, "state.json"), &r); r.Pid == 0 {
-		return os.RemoveAll(s.volatile(&c.Config)) // it had not begun, or was waiting to be started again: what is recorded stands
+		return s.removeVolatile(&c.Config) // it had not begun, or was waiting to be started again: what is recorded stands
 	}
 	e := ended{ExitCode: 255, Error: "its monitor was killed; nobody saw how it ended", StartedAt: r.StartedAt, RestartCount: r.Restarts, FinishedAt: time.Now().UTC()}
 	err = s.record(&recorded{Config: c.Config}, e, true)
 	s.happened(&c.Config, "die", "exitCode", "255")
 	failpoint.Hit("bury/recorded")
 	if err == nil {
-		err = os.RemoveAll(s.volatile(&c.Config))
+		err = s.removeVolatile(&c.Config)
 	}
 	return err
 }
@@ -187,7 +187,7 @@ func (s *Store) remove(ctx context.Context, c Config) error {
 	if c.Name != "" { // else it was left half made
 		s.happened(&c, "destroy")
 	}
-	err = os.RemoveAll(s.volatile(&c))
+	err = s.removeVolatile(&c)
 	failpoint.Hit("remove/volatile")
 	return errors.Join(err, os.RemoveAll(s.path(c.ID)))
 }

@@ -28,7 +28,7 @@ var errNoMonitor = errors.New("there is no monitor")
 // runMonitored hands a container to a monitor of its own and connects the caller's streams with it. Without output it returns when the
 // container has started.
 func (s *Store) runMonitored(r *recorded, a attachment, streams IO) (int, error) {
-	conn, err := s.startMonitor(r)
+	conn, err := launch([]string{monitor.Name, s.root, s.rroot, r.ID}, r.lock, r.PidMode != "")
 	r.lock.Close() // the monitor has it now
 	if err != nil {
 		return 0, fmt.Errorf("start monitor: %w: %w", errNoMonitor, err)
@@ -55,8 +55,9 @@ func (s *Store) runMonitored(r *recorded, a attachment, streams IO) (int, error)
 	return code, err
 }
 
-// startMonitor starts this program again, on the way that leads to MonitorMain, with the container's lock and one end of a stream.
-func (s *Store) startMonitor(r *recorded) (*monitor.Conn, error) {
+// launch starts this program again, on the way that leads to MonitorMain, with what it locks and one end of a stream. An exposed one makes a
+// process in a pid namespace where others are, who see it before it is the command.
+func launch(args []string, lock *os.File, exposed bool) (*monitor.Conn, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -70,7 +71,7 @@ func (s *Store) startMonitor(r *recorded) (*monitor.Conn, error) {
 	}
 	defer null.Close()
 	program, done := "/proc/self/exe", func() {}
-	if r.PidMode != "" { // others see the monitor become the container's first process
+	if exposed {
 		program, done, err = executor.UnwritableSelf()
 	}
 	if err != nil {
@@ -79,8 +80,8 @@ func (s *Store) startMonitor(r *recorded) (*monitor.Conn, error) {
 	}
 	defer done()
 	failpoint.Hit("monitor/starting")
-	p, err := os.StartProcess(program, []string{monitor.Name, s.root, s.rroot, r.ID}, &os.ProcAttr{
-		Dir: "/", Env: failpoint.Environ(), Files: []*os.File{null, null, null, r.lock, theirs}, Sys: &unix.SysProcAttr{Setsid: true}})
+	p, err := os.StartProcess(program, args, &os.ProcAttr{
+		Dir: "/", Env: failpoint.Environ(), Files: []*os.File{null, null, null, lock, theirs}, Sys: &unix.SysProcAttr{Setsid: true}})
 	if err != nil {
 		unix.Close(pair[0])
 		return nil, err
@@ -90,8 +91,12 @@ func (s *Store) startMonitor(r *recorded) (*monitor.Conn, error) {
 }
 
 // MonitorMain is the monitor's whole life. Its arguments are the store's root, the run root and the container's ID; descriptor 3 is the
-// container's lock, 4 the stream to the caller. It returns the exit status.
+// container's lock, 4 the stream to the caller. After "exec" it is the monitor of a command in a running container: descriptor 3 is then
+// its record. It returns the exit status.
 func MonitorMain(args []string) int {
+	if len(args) == 4 && args[0] == "exec" {
+		return execMonitorMain(args[1], args[2], args[3])
+	}
 	if len(args) != 3 {
 		return 125
 	}
@@ -326,7 +331,7 @@ func pipes(input bool) (outer outerEnds, inner []*os.File, err error) {
 // errorKinds are the kinds of errors that are told from each other when they come from a monitor; 0 is any other.
 func errorKinds() []error {
 	return []error{nil, executor.ErrNotFound, executor.ErrNotExecutable, snapshot.ErrDamaged, snapshot.ErrUnavailable, snapshot.ErrInUse, ErrInvalid, os.ErrPermission,
-		executor.ErrWorkDir, executor.ErrNamespaces, unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO}
+		executor.ErrWorkDir, executor.ErrNamespaces, unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO, ErrNotRunning, ErrPaused}
 }
 
 func kindOf(err error) byte {

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -189,15 +188,4 @@ func (s *Store) Paths(c *Container) (p Paths) {
 		}
 	}
 	return p
-}
-
-// ExecIDs are the commands that run in a container beside its first process: the files in exec/ below its volatile state.
-func (s *Store) ExecIDs(c *Container) (ids []string) {
-	entries, _ := os.ReadDir(s.volatile(&c.Config, "exec"))
-	for _, e := range entries {
-		if id, ok := strings.CutSuffix(e.Name(), ".json"); ok {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }

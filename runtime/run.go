@@ -294,7 +294,7 @@ func (s *Store) finish(ctx context.Context, r *recorded, e ended) error {
 	err := s.record(r, e, true)
 	failpoint.Hit("end/recorded")
 	if err == nil {
-		err = os.RemoveAll(s.volatile(&r.Config))
+		err = s.removeVolatile(&r.Config)
 	}
 	failpoint.Hit("end/forgotten")
 	if err != nil {

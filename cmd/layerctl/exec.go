@@ -16,11 +16,13 @@ func (a *app) execCommand() *cobra.Command {
 		Long: `Run a command in a running container, beside what runs there: in all its namespaces and cgroups, over its files, with its
 environment, user and working directory where no flag says otherwise.
 
-Signals go to the command. It ends with the container, and with this program.
+Signals go to the command. It ends with the container, and with this program; with -d it goes on in the background. The keys Ctrl-P Ctrl-Q leave
+a command with a terminal running; nobody can come back to it. Where the terminal goes away, the command's is hung up.
 
 The exit status is the command's own; 125 when layerctl failed, 126 when the command could not be invoked, 127 when it was not found.`,
 		Example: `  layerctl exec work ls -l /
   layerctl exec -i work sh < script
+  layerctl exec -it work bash
   layerctl exec -u nobody -w /tmp -e LANG=C work env`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := x.Check(args); err != nil {
