@@ -8,10 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 )
 
 // sleeper starts a container that does nothing, and ends it with the test.
@@ -252,4 +256,223 @@ func sum(t *testing.T, path string) [32]byte {
 		t.Fatal(err)
 	}
 	return sha256.Sum256(b)
+}
+
+// term runs a command in a terminal.
+func (e *env) term(args ...string) (*exec.Cmd, *os.File) {
+	e.t.Helper()
+	cmd := e.command(args...)
+	blocking, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 33, Cols: 77})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer blocking.Close()
+	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "terminal")
+	e.t.Cleanup(func() { f.Close() })
+	return cmd, f
+}
+
+// says reads a terminal up to a text.
+func says(t testing.TB, f *os.File, text string) {
+	t.Helper()
+	f.SetReadDeadline(time.Now().Add(20 * time.Second))
+	var all []byte
+	buf := make([]byte, 4096)
+	for !strings.Contains(string(all), text) {
+		n, err := f.Read(buf)
+		all = append(all, buf[:n]...)
+		if err != nil {
+			t.Fatalf("the terminal says %q and no %q: %v", all, text, err)
+		}
+	}
+}
+
+func TestExecTerminal(t *testing.T) {
+	e := withBusybox(t)
+	e.sleeper("work")
+	in := func(script string) string { return e.ok("exec", "work", "sh", "-c", script) }
+	cmd, term := e.term("exec", "-it", "work", "sh", "-c", "tty; stty size; echo $TERM; exit 7")
+	out, _ := io.ReadAll(term) // EIO at the end
+	cmd.Wait()
+	if string(out) != "/dev/pts/0\r\n33 77\r\nxterm\r\n" || cmd.ProcessState.ExitCode() != 7 {
+		t.Errorf("status %d, %q", cmd.ProcessState.ExitCode(), out)
+	}
+	// Nothing that was printed just before the end is cut, with and without input.
+	if out := e.ok("exec", "-t", "work", "seq", "30000"); strings.Count(out, "\r\n") != 30000 || !strings.HasSuffix(out, "\n30000\r\n") {
+		t.Errorf("%d lines of 30000, the end is %q", strings.Count(out, "\n"), out[max(0, len(out)-30):])
+	}
+	e.fails(125, []string{"not a TTY"}, "exec", "-it", "work", "true")
+	e.fails(125, []string{"--detach-keys nosuch"}, "exec", "-it", "--detach-keys", "nosuch", "work", "true")
+	for command, code := range map[string]int{"nothing": 127, "/etc": 126} {
+		e.fails(code, []string{command}, "exec", "-t", "work", command)
+		e.fails(code, []string{command}, "exec", "-d", "work", command)
+	}
+
+	// A shell with job control, a window that changes, and a user of the container's.
+	cmd, term = e.term("exec", "-it", "-u", "ann", "work", "sh")
+	term.WriteString("id -un; stty size; until stty size | grep -q '40 100'; do sleep 0.05; done; echo resi''zed\n")
+	says(t, term, "ann\r\n33 77\r\n")
+	rc, err := term.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rc.Control(func(fd uintptr) {
+		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 100})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	says(t, term, "resized\r\n")
+	term.WriteString("sleep 500\n")
+	eventually(t, "the shell's command runs", func() bool { return in("ps -o args | grep -c '[s]leep 500'; true") == "1\n" })
+	term.WriteString("\x03echo status $?\n")
+	says(t, term, "status 130")
+	term.WriteString("echo gone > /tmp/left; exit 3\n")
+	io.Copy(io.Discard, term)
+	if cmd.Wait(); cmd.ProcessState.ExitCode() != 3 {
+		t.Errorf("status %d", cmd.ProcessState.ExitCode())
+	}
+
+	// Detached from by its keys it goes on; when its terminal or our program goes away it is hung up.
+	for name, leave := range map[string]func(cmd *exec.Cmd, term *os.File){
+		"detach": func(_ *exec.Cmd, term *os.File) { term.WriteString("\x10\x11") },
+		"close":  func(_ *exec.Cmd, term *os.File) { term.Close() },
+		"kill":   func(cmd *exec.Cmd, _ *os.File) { cmd.Process.Kill() },
+	} {
+		cmd, term := e.term("exec", "-it", "work", "sh", "-c", "echo up; while read x; do echo $x; done; sleep 0.1; echo ended > /tmp/"+name)
+		says(t, term, "up")
+		leave(cmd, term)
+		cmd.Wait()
+		if name == "detach" {
+			if code := cmd.ProcessState.ExitCode(); code != 0 {
+				t.Errorf("detached: status %d", code)
+			}
+			if ids := e.execIDs("work"); len(ids) != 1 {
+				t.Errorf("after the detachment there are the commands %q", ids)
+			}
+			if out := in("ps -o args | grep -c '[w]hile read'; ls /tmp/detach 2>&1; kill $(ps -o pid,args | grep '[w]hile read' | cut -c1-5)"); !strings.HasPrefix(out, "1\n") || !strings.Contains(out, "No such file") {
+				t.Errorf("detached from, it is %q", out)
+			}
+			continue
+		}
+		eventually(t, name+" ends what has the terminal", func() bool { return in("ps -o args | grep -c '[w]hile read'; true") == "0\n" })
+	}
+	eventually(t, "no record is left", func() bool { return len(e.execIDs("work")) == 0 })
+}
+
+// execIDs are what inspect shows of the commands in a container.
+func (e *env) execIDs(name string) []string {
+	e.t.Helper()
+	var list []struct{ ExecIDs []string }
+	fromJSON(e.t, e.ok("inspect", name), &list)
+	return list[0].ExecIDs
+}
+
+func TestExecDetached(t *testing.T) {
+	e := withBusybox(t)
+	work := e.sleeper("work")
+	if out := e.ok("exec", "-d", "-e", "A=1", "-w", "/tmp", "work", "sh", "-c", "echo $A > one; test -t 0 || echo none >> one; cat >> one; echo out; sleep 0.2; echo done >> one"); out != "" {
+		t.Errorf("exec -d printed %q", out)
+	}
+	if ids := e.execIDs("work"); len(ids) != 1 || len(ids[0]) != 64 {
+		t.Errorf("in the container run the commands %q", ids)
+	}
+	eventually(t, "it has ended", func() bool { return len(e.execIDs("work")) == 0 })
+	if out := e.ok("exec", "work", "cat", "/tmp/one"); out != "1\nnone\ndone\n" {
+		t.Errorf("%q", out)
+	}
+	e.ok("exec", "-d", "-t", "work", "sh", "-c", "tty > /tmp/tty; sleep 0.1; seq 100000; echo done > /tmp/tty2")
+	eventually(t, "one with a terminal that nobody sees ends", func() bool {
+		return e.run("exec", "work", "cat", "/tmp/tty", "/tmp/tty2").stdout == "/dev/pts/0\ndone\n"
+	})
+
+	// Its monitor is killed: what it watched is gone. The container ends: so it has.
+	mark := "MARK=" + filepath.Base(e.dir)
+	e.ok("exec", "-d", "-e", mark, "work", "sleep", "1000")
+	for _, p := range monitorsOf(t, e) {
+		syscall.Kill(p, syscall.SIGKILL)
+	}
+	eventually(t, "what a killed monitor watched has ended", func() bool { return len(markedProcesses(mark)) == 0 })
+	if ids := e.execIDs("work"); len(ids) != 0 {
+		t.Errorf("of commands whose monitor was killed there are %q", ids)
+	}
+	e.ok("exec", "-d", "-e", mark, "work", "sleep", "1000")
+	work.Process.Kill()
+	work.Wait()
+	eventually(t, "a command ends with its container", func() bool { return len(markedProcesses(mark)) == 0 })
+	e.fails(125, []string{"no such container"}, "exec", "-d", "work", "true")
+}
+
+// monitorsOf are the monitors of commands in the test's containers.
+func monitorsOf(t testing.TB, e *env) (pids []int) {
+	t.Helper()
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		b, _ := os.ReadFile(f)
+		if args := strings.Split(string(b), "\x00"); len(args) > 2 && args[0] == "layerctl-monitor" && args[1] == "exec" && args[2] == e.root {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// A paused container takes no command; one that is paused while a command starts lets it go on later.
+func TestExecPaused(t *testing.T) {
+	e := withBusybox(t)
+	e.ok("run", "-d", "--name", "work", "busybox", "sleep", "1000")
+	long, out := e.begun("exec", "work", "sh", "-c", "echo up; sleep 0.3; echo done")
+	e.ok("pause", "work")
+	for _, flags := range [][]string{{}, {"-t"}, {"-d"}} {
+		e.fails(125, []string{"container work", "paused"}, append(append([]string{"exec"}, flags...), "work", "true")...)
+	}
+	time.Sleep(500 * time.Millisecond)
+	if ids := e.execIDs("work"); len(ids) != 1 {
+		t.Errorf("while it is paused, the commands in it are %q", ids)
+	}
+	e.ok("unpause", "work")
+	if b, err := io.ReadAll(out); err != nil || string(b) != "\ndone\n" {
+		t.Errorf("after the pause: %q, %v", b, err)
+	}
+	long.Wait()
+
+	for i := range 12 {
+		x := e.command("exec", "work", "echo", "through")
+		var b bytes.Buffer
+		x.Stdout = &b
+		e.start(x)
+		time.Sleep(time.Duration(i) * time.Millisecond / 2)
+		e.ok("pause", "work")
+		time.Sleep(20 * time.Millisecond)
+		e.ok("unpause", "work")
+		x.Wait()
+		if code := x.ProcessState.ExitCode(); code == 0 && b.String() != "through\n" || code != 0 && code != 125 {
+			t.Errorf("%d: a pause while it starts: status %d, %q", i, code, b.String())
+		}
+	}
+	e.ok("rm", "-f", "work")
+}
+
+func TestExecExplained(t *testing.T) {
+	e := withBusybox(t)
+	e.sleeper("work")
+	out := e.ok("exec", "--explain", "-w", "/tmp", "work", "true")
+	for _, want := range []string{"nsenter --target ", " --mount", " --net", "cd /tmp", "exec true", "setsid"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "unshare") || strings.Contains(out, "mount -t") {
+		t.Errorf("a command in a container makes nothing:\n%s", out)
+	}
 }
