@@ -23,10 +23,9 @@ type ReadOptions struct {
 }
 
 // A record is on its way to the file, or a crash has left half of it: so long and so often one without its newline is waited for.
-const (
-	halfWait  = 2 * time.Millisecond
-	halfTries = 5
-)
+var halfWait = 2 * time.Millisecond
+
+const halfTries = 5
 
 // Read shows a container's log, in its directory, what came on stdout and on stderr each on its own. A directory without a log is one of a
 // container that has printed nothing.

@@ -324,6 +324,8 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte(at+"stdout F one\n"+at+"stderr P two\n"), []byte(at+"stderr F two\nx\n"), 1)
 	f.Add([]byte(at+"stdout P one\n"), []byte("\n\n\n"+at), 2)
 	f.Add([]byte{}, []byte("\x00"), 0)
+	defer func(before time.Duration) { halfWait = before }(halfWait)
+	halfWait = 0
 	f.Fuzz(func(t *testing.T, older, newer []byte, n int) {
 		dir := t.TempDir()
 		for name, b := range map[string][]byte{"log.1": older, "log": newer} {
@@ -332,11 +334,14 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 		if len(older) > 0 && older[len(older)-1] != '\n' {
-			older = append(older, '\n')
+			older = append(bytes.Clone(older), '\n') // its array may be newer's, too
 		}
 		o := ReadOptions{Tail: -1}
 		if got, want := shown(t, dir, o), plainly(string(older)+string(newer), o); got != want {
 			t.Errorf("%q is shown, want %q", got, want)
+		}
+		for _, o := range []ReadOptions{{Tail: n, Since: noon}, {Tail: n, Until: noon, Timestamps: true}, {Tail: n, Since: noon.Add(-1), Until: noon.Add(1)}} {
+			shown(t, dir, o)
 		}
 		o.Tail = max(n, 0)
 		got := shown(t, dir, o)
