@@ -18,6 +18,7 @@ exec awk 'BEGIN { system("sleep 0.4"); while (("cat /proc/[0-9]*/stat" | getline
 
 func TestInit(t *testing.T) {
 	e := withBusybox(t)
+	sh(t, e.dir, "printf '#!/proc/self/exe\\n' > busybox/bin/self && chmod +x busybox/bin/self")
 	for _, row := range []struct {
 		args []string
 		code int
@@ -35,6 +36,10 @@ func TestInit(t *testing.T) {
 		// The one who writes to the log by way of process 1, and the program that nobody writes to.
 		{[]string{"--init", "busybox", "sh", "-c", "echo log > /proc/1/fd/1"}, 0, "log\n"},
 		{[]string{"--init", "busybox", "sh", "-c", "(echo x > /proc/1/exe) 2>&1 | grep -c busy; cp /proc/1/exe /tmp/init && chmod +x /tmp/init && stat -c %s /tmp/init | grep -c '^...$'"}, 0, "1\n1\n"},
+		// Nor is layerctl's own program to be had by way of the process that becomes the command.
+		{[]string{"--init", "busybox", "/proc/self/exe", "version"}, 126, ""},
+		{[]string{"--init", "--rootfs", "busybox", "/bin/self", "version"}, 126, ""},
+		{[]string{"--init", "busybox", "/proc/1/exe"}, 126, ""},
 		{[]string{"--init", "--network", "host", "busybox", "sh", "-c", "kill -0 1 && echo there"}, 0, "there\n"},
 	} {
 		if r := e.run(append([]string{"run", "--rm"}, row.args...)...); r.code != row.code || r.stdout != row.want {

@@ -1,4 +1,4 @@
-// Package initproc is the first process of a container with --init: a program of some 700 bytes that reaps what is left to it, passes
+// Package initproc is the first process of a container with --init: a program of some 800 bytes that reaps what is left to it, passes
 // signals on to the command, and ends as the command ends. init.c is its source; the compiled forms are part of this package, so that
 // nothing of the image is needed, and hack/init.sh makes them.
 //

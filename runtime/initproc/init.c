@@ -41,21 +41,24 @@ static inline long call(long n, long a, long b, long c, long d, long e) {
 #endif
 }
 
-// dead looks for a child that has ended, and leaves it as it is. It returns its pid, or 0.
-static int dead(struct siginfo *info, int kind, int id) {
+// look looks for a child that has ended, and leaves it as it is. Its pid, or 0, is in info; what is returned is 0 or an error.
+static long look(struct siginfo *info, int kind, int id) {
 	info->pid = 0;
-	call(waitid, kind, id, (long)info, WEXITED | WNOHANG | WNOWAIT, 0);
-	return info->pid;
+	return call(waitid, kind, id, (long)info, WEXITED | WNOHANG | WNOWAIT, 0);
 }
+
+static void end(int status) { call(exit_group, status, 0, 0, 0, 0); }
 
 // reap takes away every child that has ended; when the command has, that is the end. Some child is looked for before the command is: if
 // that lives then, the dead one was another.
 static void reap(void) {
 	struct siginfo some, ours;
 	do {
-		dead(&some, P_ALL, 0);
-		if (dead(&ours, P_PIDFD, command))
-			call(exit_group, ours.code == CLD_EXITED ? ours.status : 128 + ours.status, 0, 0, 0, 0);
+		look(&some, P_ALL, 0);
+		if (look(&ours, P_PIDFD, command) < 0)
+			end(126); // somebody runs this as a command
+		if (ours.pid)
+			end(ours.code == CLD_EXITED ? ours.status : 128 + ours.status);
 		if (some.pid)
 			call(waitid, P_PID, some.pid, 0, WEXITED | WNOHANG, 0);
 	} while (some.pid);

@@ -28,7 +28,9 @@ func init() {
 	if len(os.Args) == 0 {
 		return
 	}
-	if os.Getpid() == 1 && foreign() {
+	// A container's command is process 1 of its pid namespace, or 2 below init. Elsewhere a program that is not where it was started from
+	// has been upgraded meanwhile.
+	if os.Getpid() <= 2 && foreign() {
 		os.Stderr.WriteString("layerctl: a container's command led to the program that started it (/proc/self/exe): refused\n")
 		os.Exit(126)
 	}
