@@ -176,18 +176,23 @@ func parseLogOptions(driver string, given []string) (o LogOptions, err error) {
 	return o, nil
 }
 
-// parseSize reads bytes as Docker's flags take them, in powers of 1024: 100, 5k, 10m, 1.5g, 10mb.
+// parseSize reads bytes as Docker's log options take them, in powers of 1000: 100, 5k, 10m, 1.5g, 10mb; and 10MiB in those of 1024.
 func parseSize(s string) (int64, error) {
-	number := strings.ToLower(s)
-	number = strings.TrimSuffix(strings.TrimSuffix(number, "b"), "i")
-	shift := 0
+	number, base := strings.TrimSuffix(strings.ToLower(s), "b"), 1000.0
+	if n, binary := strings.CutSuffix(number, "i"); binary {
+		number, base = n, 1024
+	}
+	unit := 1.0
 	if number != "" {
 		if i := strings.IndexByte("kmgtp", number[len(number)-1]); i >= 0 {
-			number, shift = number[:len(number)-1], 10*(i+1)
+			number = number[:len(number)-1]
+			for range i + 1 {
+				unit *= base
+			}
 		}
 	}
 	f, err := strconv.ParseFloat(number, 64)
-	if f *= float64(int64(1) << shift); err != nil || !(f >= 0 && f < 1<<62) || strings.Trim(number, "0123456789.") != "" {
+	if f *= unit; err != nil || !(f >= 0 && f < 1<<62) || strings.Trim(number, "0123456789.") != "" {
 		return 0, invalid("size %q", s)
 	}
 	return int64(f), nil

@@ -123,7 +123,7 @@ func TestParseRestart(t *testing.T) {
 }
 
 func TestParseLogOptions(t *testing.T) {
-	for s, want := range map[string]int64{"100": 100, "100b": 100, "5k": 5120, "10m": 10 << 20, "10MB": 10 << 20, "1.5g": 3 << 29, "1GiB": 1 << 30} {
+	for s, want := range map[string]int64{"100": 100, "100b": 100, "5k": 5000, "10m": 10_000_000, "10MB": 10_000_000, "1.5g": 1_500_000_000, "1GiB": 1 << 30, "2ki": 2048} {
 		if got, err := parseLogOptions("", []string{"max-size=" + s, "max-file=3"}); err != nil || got != (LogOptions{want, 3}) {
 			t.Errorf("%s: %+v, %v", s, got, err)
 		}
