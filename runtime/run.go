@@ -188,10 +188,6 @@ func (s *Store) supervise(ctx context.Context, r *recorded, stdio [3]int, vfork 
 		defer p.close()
 		e, err = s.runPrepared(r, p, vfork)
 		p.close()
-		if err == nil && (e.ExitCode != 0 || !r.AutoRemove) && p.group.OOMKills() > 0 {
-			e.OOMKilled = true
-			s.happened(&r.Config, "oom")
-		}
 		if rerr := p.group.Remove(); rerr != nil {
 			if rerr = endProcesses(r.ID); rerr != nil {
 				// The record stays, so that whoever looks next tries again: nothing else knows whose the groups are.

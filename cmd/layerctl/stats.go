@@ -60,7 +60,8 @@ not run uses nothing.`,
 				if rows == nil {
 					return err
 				}
-				if again { // the first look is what the second one compares with; a user who waits sees it, too
+				// The first look is what the second one compares with; a user who waits sees it, too.
+				if again || noStream && len(w.before) == 0 {
 					var text bytes.Buffer
 					if err := printList(&text, format, statsColumns, rows); err != nil {
 						return err
