@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -59,21 +60,11 @@ func (s *Store) start(ctx context.Context, c *Container, o StartOptions, streams
 		return 0, nil
 	}
 	signals := monitor.Catch()
-	lock, err := s.hold(ctx, c.ID, time.Second)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return 0, &kindError{"another command is starting or removing it", ErrInUse}
-	}
+	r, err := s.holdIdle(ctx, c)
 	if err != nil {
 		return 0, err
 	}
-	r := &recorded{lock: lock, signals: signals}
-	if r.Config, err = s.readConfig(c.ID); err == nil {
-		err = s.makeVolatile(&r.Config)
-	}
-	if err != nil {
-		lock.Close()
-		return 0, err
-	}
+	r.signals = signals
 	failpoint.Hit("start/volatile")
 	a := attachment{output: o.Attach, input: o.Input && c.Interactive, keys: o.DetachKeys}
 	code, err := s.runMonitored(r, a, streams)
@@ -81,6 +72,32 @@ func (s *Store) start(ctx context.Context, c *Container, o StartOptions, streams
 		s.removeVolatile(&r.Config)
 	}
 	return code, err
+}
+
+// holdIdle holds a container that does not run, for a start, and reads it again: it may have been removed meanwhile.
+func (s *Store) holdIdle(ctx context.Context, c *Container) (*recorded, error) {
+	lock, err := s.hold(ctx, c.ID, time.Second)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, &kindError{"another command is starting or removing it", ErrInUse}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &recorded{lock: lock}
+	if r.Config, err = s.readConfig(c.ID); errors.Is(err, fs.ErrNotExist) {
+		err = ErrNotFound
+	}
+	if err == nil {
+		err = s.makeVolatile(&r.Config)
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return r, nil
 }
 
 // makeVolatile makes the directory for a container's volatile state again, empty.

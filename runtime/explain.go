@@ -90,25 +90,15 @@ func (s *Store) ExplainStart(ctx context.Context, c *Container, w io.Writer) err
 		fmt.Fprintln(w, "# It runs already: nothing is done.")
 		return nil
 	}
-	lock, err := s.hold(ctx, c.ID, time.Second)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = &kindError{"another command is starting or removing it", ErrInUse}
-	}
+	r, err := s.holdIdle(ctx, c)
 	if err != nil {
 		return fail(err)
 	}
-	defer lock.Close()
-	config, err := s.readConfig(c.ID)
-	if err == nil {
-		err = s.makeVolatile(&config)
-	}
-	if err != nil {
-		return fail(err)
-	}
+	defer r.lock.Close()
 	text := &explanation{}
 	fmt.Fprintf(text, "# A process of its own, the monitor, does this: it is the container's parent, keeps its lock (flock %s), its streams and its log,\n# and records its end.\n\n",
 		shellPath(s.path(c.ID)))
-	err = errors.Join(s.explainPlan(ctx, &recorded{Config: config, lock: lock}, text), os.RemoveAll(s.volatile(&config)))
+	err = errors.Join(s.explainPlan(ctx, r, text), os.RemoveAll(s.volatile(&r.Config)))
 	if err == nil {
 		_, err = text.WriteTo(w)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -127,5 +128,20 @@ func TestObserve(t *testing.T) {
 	}
 	if c, err := s.Lookup(ctx, "one"); err != nil || c.State.Status != StatusCreated {
 		t.Errorf("half a file: %+v, %v", c.State, err)
+	}
+}
+
+// A container that was removed since it was looked up is not there to be started.
+func TestStartOfRemoved(t *testing.T) {
+	s, ctx := testStore(t), context.Background()
+	c := made(t, s, "one")
+	if err := s.Remove(ctx, c, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Start(ctx, c, StartOptions{}, IO{}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("start: %v", err)
+	}
+	if err := s.ExplainStart(ctx, c, io.Discard); !errors.Is(err, ErrNotFound) {
+		t.Errorf("its explanation: %v", err)
 	}
 }
