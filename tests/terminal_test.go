@@ -38,6 +38,12 @@ func (c *console) inside(args string) {
 	c.until("a prompt in the container", func(s string) bool { return strings.HasPrefix(s, "in>") })
 }
 
+// prompt waits for the container's shell: a program that ends throws away what was typed ahead.
+func (c *console) prompt() {
+	c.t.Helper()
+	c.until("a prompt in the container", func(s string) bool { return strings.HasSuffix(s, "in>\n") })
+}
+
 // outside waits for the console's own prompt, and sees that the terminal is as it was.
 func (c *console) outside() {
 	c.t.Helper()
@@ -58,6 +64,7 @@ func TestProgramsInTerminals(t *testing.T) {
 	c.keys("i")
 	c.tmux("send-keys", "-l", "written in vim")
 	c.keys("Enter", "Escape")
+	c.until("what was typed", func(s string) bool { return strings.HasPrefix(s, "written in vim\n\n~\n") }) // else it scrolls by the old size
 	c.tmux("resize-window", "-x", "100", "-y", "30")
 	c.until("vim fills the window", func(s string) bool { return strings.Count(s, "\n~\n")+strings.Count(s, "~\n") > 25 })
 	c.keys("C-p", "C-q")
@@ -72,6 +79,7 @@ func TestProgramsInTerminals(t *testing.T) {
 	time.Sleep(200 * time.Millisecond) // to have that done, the window was smaller for a moment
 	c.tmux("send-keys", "-l", ":wq")
 	c.keys("Enter")
+	c.prompt()
 	c.line("clear; cat /tmp/file; stty size")
 	c.untilSays("written in vim\n\n30 100\n")
 
@@ -81,18 +89,22 @@ func TestProgramsInTerminals(t *testing.T) {
 	c.keys("G")
 	c.untilSays("\n1000\n")
 	c.keys("q")
+	c.prompt()
 	c.line("clear; htop")
 	c.until("htop", func(s string) bool { return strings.Contains(s, "PID") && strings.Contains(s, "F10") })
 	c.keys("q")
+	c.prompt()
 
 	// Job control.
 	c.line("clear; sleep 1000")
 	time.Sleep(100 * time.Millisecond)
 	c.keys("C-z")
 	c.untilSays("Stopped")
+	c.prompt()
 	c.line("clear; fg")
 	c.until("the job is in the foreground", func(s string) bool { return strings.HasPrefix(s, "sleep 1000\n") })
 	c.keys("C-c")
+	c.prompt()
 	c.line("echo in$?terrupted")
 	c.untilSays("in130terrupted")
 	c.line("clear; sleep 1000 &")
