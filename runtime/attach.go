@@ -59,6 +59,11 @@ func (s *Store) start(ctx context.Context, c *Container, o StartOptions, streams
 	case c.State.Running():
 		return 0, nil
 	}
+	if o.Input && c.Interactive {
+		if err := checkInput(c.TTY, streams.Stdin); err != nil {
+			return 0, err
+		}
+	}
 	signals := monitor.Catch()
 	r, err := s.holdIdle(ctx, c)
 	if err != nil {
@@ -150,6 +155,11 @@ func (s *Store) attach(ctx context.Context, c *Container, o StartOptions, stream
 	}
 	defer conn.Close()
 	hello := monitor.Hello{Input: o.Input && c.Interactive, Output: true}
+	if hello.Input {
+		if err := checkInput(c.TTY, streams.Stdin); err != nil {
+			return 0, err
+		}
+	}
 	hello.Window(streams.Stdout, streams.Stdin)
 	code := 0
 	if err = conn.Greet(hello); err == nil {

@@ -39,11 +39,8 @@ func (s *Store) Run(ctx context.Context, o CreateOptions, streams IO) (id string
 }
 
 func (s *Store) runContainer(ctx context.Context, o CreateOptions, streams IO) (string, int, error) {
-	if o.TTY && o.Interactive && !o.Detach && !term.IsTerminal(int(streams.Stdin.Fd())) {
-		return "", 0, invalid("the input device is not a TTY (-it was asked for)")
-	}
 	if o.Interactive && !o.Detach {
-		if err := stopInBackground(streams.Stdin); err != nil {
+		if err := checkInput(o.TTY, streams.Stdin); err != nil {
 			return "", 0, err
 		}
 	}
@@ -77,6 +74,14 @@ func (s *Store) runContainer(ctx context.Context, o CreateOptions, streams IO) (
 		err = ferr
 	}
 	return r.ID, e.ExitCode, err
+}
+
+// checkInput sees that stdin is what a container's input can be: a terminal, for one that has a terminal.
+func checkInput(tty bool, stdin *os.File) error {
+	if tty && !term.IsTerminal(int(stdin.Fd())) {
+		return invalid("the input device is not a TTY, and the container's is")
+	}
+	return stopInBackground(stdin)
 }
 
 // stopInBackground stops a command that was started with & and would take what the user types from the shell, until it is brought to the

@@ -97,6 +97,7 @@ func TestProgramsInTerminals(t *testing.T) {
 
 	// Job control.
 	c.line("clear; sleep 1000")
+	c.until("only a cursor", func(s string) bool { return s == "\n" })
 	time.Sleep(100 * time.Millisecond)
 	c.keys("C-z")
 	c.untilSays("Stopped")
@@ -191,6 +192,7 @@ func TestTerminalGoesAway(t *testing.T) {
 	if e.state("work") != "running" {
 		t.Fatalf("it is %s", e.state("work"))
 	}
+	e.fails(1, []string{"not a TTY"}, "attach", "work")
 	term = e.terminal("attach", "work")
 	term.WriteString("echo still $x\n")
 	e.untilShown(term, "still kept")
@@ -200,6 +202,7 @@ func TestTerminalGoesAway(t *testing.T) {
 		t.Errorf("status %d", code)
 	}
 	e.fails(1, []string{"not running"}, "attach", "work") // input after the exit
+	e.fails(125, []string{"not a TTY"}, "start", "-ai", "work")
 }
 
 // A container without -t has no terminal to type into, even where its stdin is one.
