@@ -14,6 +14,10 @@ func TestHostileNames(t *testing.T) {
 	old := unix.Umask(0o077) // a caller's umask changes nothing
 	defer unix.Umask(old)
 	long := strings.Repeat("n", 255)
+	far := 4000
+	if underRace {
+		far = 500 // looking at what came of it takes the square of that
+	}
 	for _, c := range []hostile{
 		// containerd joins a cleaned name to the root: ".." cannot leave it.
 		{name: "dot dot", tar: tarOf(t, h(reg, "../../canary", "", "x")), want: "canary=x"},
@@ -41,7 +45,7 @@ func TestHostileNames(t *testing.T) {
 		{name: "NUL in a pax record", tar: join(pax('x', "path=a\x00b"), file("c", "x")), err: ErrMalformed},
 		{name: "a component that just fits", tar: tarOf(t, h(reg, long, "", "x")), want: long + "=x"},
 		{name: "a component too long", tar: tarOf(t, h(reg, long+"n", "", "x")), err: ErrLimit, text: "component"},
-		{name: "4,000 deep", tar: tarOf(t, h(reg, strings.Repeat("d/", 4000)+"f", "", "x")), want: deep(4000)},
+		{name: "far down", tar: tarOf(t, h(reg, strings.Repeat("d/", far)+"f", "", "x")), want: deep(far)},
 		{name: "too deep", tar: tarOf(t, h(reg, strings.Repeat("d/", 4200)+"f", "", "x")), err: ErrLimit, text: "deep"},
 		{name: "a name of 70,000 bytes", tar: tarOf(t, h(reg, strings.Repeat("d/", 35000)+"f", "", "x")), err: ErrMalformed, text: "bytes"},
 		{name: "like our own files", tar: tarOf(t, h(reg, "index", "", "x"), h(reg, "needs", "", "y"), h(dirT, "fs", "", ""), h(reg, "../index", "", "z"), h(reg, "fs/../../needs", "", "w")),
