@@ -15,7 +15,7 @@ func TestLaggard(t *testing.T) {
 	slow, quick := join(t, h, Hello{Output: true}), join(t, h, Hello{Output: true})
 	s, _, out, errs := pipes(t)
 	begin(t, h, s)
-	want := strings.Repeat("0123456789abcdef", 1<<18) // 4 MiB
+	want := strings.Repeat("0123456789abcdef", 1<<20) // more than all that lies between the two // 4 MiB
 	ended := make(chan bool)
 	go func() {
 		io.WriteString(out, want)
@@ -84,7 +84,7 @@ func TestRotation(t *testing.T) {
 		u := join(t, h, Hello{Output: true})
 		s, _, out, errs := pipes(t)
 		begin(t, h, s)
-		want := strings.Repeat("0123456789abcdef", 1<<18)
+		want := strings.Repeat("0123456789abcdef", 1<<20) // more than all that lies between the two
 		printed := make(chan bool)
 		go func() {
 			io.WriteString(out, want)
@@ -137,7 +137,7 @@ func TestLoneClientWithoutLog(t *testing.T) {
 	u := join(t, h, Hello{Output: true})
 	s, _, out, errs := pipes(t)
 	begin(t, h, s)
-	want := strings.Repeat("0123456789abcdef", 1<<18)
+	want := strings.Repeat("0123456789abcdef", 1<<20) // more than all that lies between the two
 	go func() {
 		io.WriteString(out, want)
 		out.Close()
