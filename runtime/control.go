@@ -234,7 +234,11 @@ func (s *Store) stopProcess(ctx context.Context, c *Container, timeout *time.Dur
 	if err := s.thaw(c); err != nil {
 		return err
 	}
-	ended, err := await(ctx, p, 10*time.Second)
+	ended, err := await(ctx, p, time.Second)
+	if err == nil && !ended {
+		s.endExecs(c)
+		ended, err = await(ctx, p, 9*time.Second)
+	}
 	if err == nil && !ended {
 		err = fmt.Errorf("process %d does not end, although it was killed", c.State.Pid)
 	}

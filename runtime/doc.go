@@ -15,6 +15,7 @@
 //	containers/STORE/ID/              STORE is a hash of the store's path
 //	containers/STORE/ID/state.json    its first process and when that started, its monitor, and when it is started again
 //	containers/STORE/ID/attach        the monitor's socket
+//	containers/STORE/ID/exec/EXECID.json   a command that runs beside the first process; locked by its parent
 //	containers/STORE/ID/hosts, hostname, resolv.conf   what is mounted in it
 //	containers/STORE/ID/pause         there while its user has paused it
 //	containers/STORE/ID/paused        held by whoever has stopped it for the time of a copy; one that nobody holds was left by a kill

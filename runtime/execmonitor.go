@@ -97,6 +97,9 @@ func monitorExec(root, runRoot, id string, x *execution, hub *monitor.Hub, calle
 		return 0, err
 	}
 	defer s.forgetExec(c, x)
+	if err := x.adopt(); err != nil {
+		return 0, err
+	}
 	failpoint.Hit("exec/monitored")
 	e, err := s.enter(c)
 	if err != nil {

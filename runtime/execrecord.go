@@ -25,7 +25,9 @@ type execRecord struct {
 	User    snapshot.Exact
 
 	Interactive, TTY, Detach bool
-	Parent                   int // the pid of the process that holds the lock
+
+	Parent      int // the pid of the process that holds the lock, and when that began (startTime)
+	ParentStart uint64
 }
 
 func (r *execRecord) options() ExecOptions {
@@ -45,8 +47,8 @@ func (s *Store) execPath(c *Container, name ...string) string {
 // recordExec makes the record of a command that is about to run in a container. The environment is complete already.
 func (s *Store) recordExec(c *Container, o ExecOptions) (*execution, error) {
 	x := &execution{execRecord: execRecord{ID: newID(), Args: o.Args, Env: o.Env, WorkDir: snapshot.Exact(o.WorkDir), User: snapshot.Exact(o.User),
-		Interactive: o.Interactive, TTY: o.TTY, Detach: o.Detach, Parent: os.Getpid()}}
-	b, err := json.Marshal(x.execRecord)
+		Interactive: o.Interactive, TTY: o.TTY, Detach: o.Detach}}
+	b, err := x.marshal()
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +83,48 @@ func (s *Store) recordExec(c *Container, o ExecOptions) (*execution, error) {
 		return nil, err
 	}
 	return x, nil
+}
+
+// marshal makes the record that says that this process is the parent.
+func (r *execRecord) marshal() ([]byte, error) {
+	var err error
+	r.Parent = os.Getpid()
+	if r.ParentStart, err = startTime(r.Parent); err != nil {
+		return nil, err
+	}
+	return json.Marshal(r)
+}
+
+// adopt says in the record that this process is the parent now.
+func (x *execution) adopt() error {
+	b, err := x.marshal()
+	if err == nil {
+		_, err = x.f.WriteAt(b, 0)
+	}
+	if err == nil {
+		err = x.f.Truncate(int64(len(b)))
+	}
+	return err
+}
+
+// endExecs kills the parents of the commands in a container that has been killed and does not end: the kernel keeps the first process of a pid
+// namespace until all others in it are reaped (pid_namespaces(7)), and a parent that is stopped reaps nobody.
+func (s *Store) endExecs(c *Container) {
+	for _, id := range s.ExecIDs(c) {
+		f, err := os.Open(s.execPath(c, id+".json"))
+		if err != nil {
+			continue
+		}
+		x, err := readExec(f)
+		f.Close()
+		if err != nil {
+			continue
+		}
+		if p, err := openProcess(x.Parent, x.ParentStart); err == nil {
+			unix.PidfdSendSignal(int(p.Fd()), unix.SIGKILL, nil, 0)
+			p.Close()
+		}
+	}
 }
 
 // readExec reads the record of which f is the file.

@@ -476,3 +476,31 @@ func TestExecExplained(t *testing.T) {
 		t.Errorf("a command in a container makes nothing:\n%s", out)
 	}
 }
+
+// Whoever runs a command in a container is stopped, with or without a terminal: the container ends all the same, and its commands with it.
+func TestExecStopped(t *testing.T) {
+	e := withBusybox(t)
+	for _, how := range []string{"stop", "rm"} {
+		e.ok("run", "-d", "--name", "work", "busybox", "sleep", "1000")
+		foreground, _ := e.begun("exec", "work", "sh", "-c", "echo up; exec sleep 1000")
+		e.ok("exec", "-d", "work", "sleep", "1000")
+		stopped := append(monitorsOf(t, e), foreground.Process.Pid)
+		if len(stopped) != 2 {
+			t.Fatalf("%d parents of commands", len(stopped))
+		}
+		for _, pid := range stopped {
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if how == "stop" {
+			e.ok("stop", "-t", "0", "work")
+			if out := e.ok("ps", "-a", "--format", "{{.Status}}"); !strings.HasPrefix(out, "Exited (137)") {
+				t.Errorf("after stop the container is %q", out)
+			}
+		}
+		e.ok("rm", "-f", "work")
+		foreground.Wait()
+		eventually(t, "no monitor of a command is left", func() bool { return len(monitorsOf(t, e)) == 0 })
+	}
+}

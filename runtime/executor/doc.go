@@ -7,7 +7,9 @@
 //
 // There are two walkers of one plan. The fast one (vfork) shares the parent's memory until the command begins, and the parent's thread
 // waits meanwhile; it is for a plan of which no step can block and whose pid namespace is new, for there the child's memory is the
-// parent's. The other one (fork) copies.
+// parent's. The other one (fork) copies. It is for a process in a pid namespace that is not new, where others see it before it is the
+// command: those cannot look into it, for it is not dumpable, and who starts it has called BecomeUnwritable, so that they cannot write our
+// program through it either.
 //
 // The child notes the number of each step in a shared page before it does it, and the error after; so a failure is reported as "mount
 // proc at /proc: permission denied (step 17 of 41)".
