@@ -162,6 +162,7 @@ func TestContainerEvents(t *testing.T) {
 	eventually(t, "it is ready", func() bool { return e.ok("logs", "work") == "ready\n" })
 	e.ok("pause", "work")
 	e.ok("unpause", "work")
+	e.ok("exec", "work", "true")
 	e.ok("kill", "-s", "USR1", "work")
 	e.ok("rename", "work", "job")
 	e.ok("update", "--restart", "on-failure", "job")
@@ -174,11 +175,14 @@ func TestContainerEvents(t *testing.T) {
 	if r := e.run("run", "--rm", "--name", "short", "busybox", "sh", "-c", "exit 4"); r.code != 4 {
 		t.Errorf("%+v", r)
 	}
-	got := e.eventsSince(begun, `{{.Action}}{{range $k, $v := .Actor.Attributes}}{{if not (or (eq $k "image" "execDuration" "comment" "imageID"))}} {{$k}}={{$v}}{{end}}{{end}}`, "type=container")
+	got := e.eventsSince(begun, `{{.Action}}{{range $k, $v := .Actor.Attributes}}{{if not (or (eq $k "image" "execDuration" "execID" "comment" "imageID"))}} {{$k}}={{$v}}{{end}}{{end}}`, "type=container")
 	want := `create name=work tier=a b
 start name=work tier=a b
 pause name=work tier=a b
 unpause name=work tier=a b
+exec_create name=work tier=a b
+exec_start name=work tier=a b
+exec_die exitCode=0 name=work tier=a b
 kill name=work signal=10 tier=a b
 rename name=job oldName=work tier=a b
 update name=job tier=a b
