@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,18 +9,9 @@ import (
 )
 
 // What runs in a group is ended, however often it forks, and then the group can be taken away.
-func TestEnd(t *testing.T) {
-	g := Of(fmt.Sprintf("unit-test-%d", os.Getpid()))
-	if os.Getuid() != 0 || len(g.Dirs) == 0 {
-		t.Fatal("no control groups to make here: it takes root")
-	}
-	if err := g.Make(); err != nil {
-		t.Fatal(err)
-	}
-	if len(g.Dirs) == 0 {
-		t.Fatal("this host does not let us make control groups")
-	}
-	defer g.Remove()
+func TestEnd(t *testing.T) { layouts(t, testEnd) }
+
+func testEnd(t *testing.T, g *Group) {
 	script := "for d in " + quoted(g.Dirs) + "; do echo 0 > $d/cgroup.procs; done; echo; while :; do sleep 1000 & sleep 0.01; done"
 	var running []*exec.Cmd
 	for range 3 {

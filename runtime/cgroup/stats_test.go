@@ -12,10 +12,24 @@ import (
 	"time"
 )
 
-// testGroup makes groups that are gone after the test.
-func testGroup(t *testing.T) *Group {
+// layouts runs a test in the groups that containers get here, and in those that they get where v1's hierarchies have no v2 tree beside them.
+func layouts(t *testing.T, test func(t *testing.T, g *Group)) {
 	t.Helper()
-	g := Of(fmt.Sprintf("unit-%s-%d", strings.ToLower(t.Name()), os.Getpid()))
+	id := fmt.Sprintf("unit-%s-%d", strings.ToLower(t.Name()), os.Getpid())
+	t.Run("here", func(t *testing.T) { test(t, made(t, Of(id))) })
+	if _, err := os.Lstat(filepath.Join(mountPoint, "freezer", "tasks")); err != nil {
+		return // a machine without v1
+	}
+	g := &Group{}
+	for _, h := range []string{"devices", "memory", "cpuacct", "freezer"} {
+		g.Dirs = append(g.Dirs, filepath.Join(mountPoint, h, parentName, id))
+	}
+	t.Run("v1", func(t *testing.T) { test(t, made(t, g)) })
+}
+
+// made makes groups, which are gone after the test.
+func made(t *testing.T, g *Group) *Group {
+	t.Helper()
 	if err := g.Make(); err != nil || len(g.Dirs) == 0 {
 		t.Fatalf("no control groups to make here (it takes root): %v", err)
 	}
@@ -51,8 +65,9 @@ func within(t *testing.T, dirs []string, script string) *exec.Cmd {
 }
 
 // The groups count what is done in them, and nothing else.
-func TestStats(t *testing.T) {
-	g := testGroup(t)
+func TestStats(t *testing.T) { layouts(t, testStats) }
+
+func testStats(t *testing.T, g *Group) {
 	disk := "" // one that is read without the page cache
 	for _, dir := range []string{"/var/tmp", "/"} {
 		f, err := os.CreateTemp(dir, "layerctl-stats.")
@@ -98,9 +113,39 @@ func TestStats(t *testing.T) {
 	}
 }
 
+// What is said of freezing, killing and removing is what these ask for, in both layouts.
+func TestExplained(t *testing.T) { layouts(t, testExplained) }
+
+func testExplained(t *testing.T, g *Group) {
+	freeze, err := g.ExplainFreeze()
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, g.Dirs, "echo up; exec sleep 1000")
+	defer g.Thaw()
+	for _, lines := range [][]string{freeze[:1], g.ExplainThaw(), freeze, g.ExplainThaw(), g.ExplainKill()} {
+		if out, err := exec.Command("sh", "-euc", strings.Join(lines, "\n")).CombinedOutput(); err != nil {
+			t.Errorf("%q: %v: %s", lines, err, out)
+		}
+	}
+	g.Wait(time.Now().Add(10 * time.Second))
+	if !g.Empty() {
+		t.Error("processes are left")
+	}
+	for range 1000 { // the last one may be on its way out
+		exec.Command("sh", "-c", strings.Join(g.ExplainRemove(), "; ")).Run()
+		if !slices.ContainsFunc(g.Dirs, func(dir string) bool { _, err := os.Lstat(dir); return err == nil }) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%q do not remove the groups", g.ExplainRemove())
+}
+
 // What the kernel ends because memory has run out is counted.
-func TestOOM(t *testing.T) {
-	g := testGroup(t)
+func TestOOM(t *testing.T) { layouts(t, testOOM) }
+
+func testOOM(t *testing.T, g *Group) {
 	dir, v1 := g.counting("memory")
 	if dir == "" {
 		t.Skip("nothing counts memory here")
@@ -125,8 +170,9 @@ func TestOOM(t *testing.T) {
 }
 
 // What a container made below its groups is ended and goes with them.
-func TestGroupsBelow(t *testing.T) {
-	g := testGroup(t)
+func TestGroupsBelow(t *testing.T) { layouts(t, testGroupsBelow) }
+
+func testGroupsBelow(t *testing.T, g *Group) {
 	below := filepath.Join(g.last(), "a", "b")
 	if err := os.MkdirAll(below, 0o755); err != nil {
 		t.Fatal(err)
