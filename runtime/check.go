@@ -66,7 +66,7 @@ func (s *Store) check(ctx context.Context) *CheckReport {
 				find(c.Name, id+"/"+name, "has no checksum")
 			}
 		}
-		if target, err := os.Readlink(filepath.Join(s.dir, "names", c.Name)); err != nil || target != "../"+id {
+		if !s.leadsTo(c.Name, id) && s.misnamed(ctx, c.Name, id) {
 			missing(&c, "names/"+c.Name, "does not lead to its container")
 		}
 		var e ended
@@ -87,7 +87,7 @@ func (s *Store) check(ctx context.Context) *CheckReport {
 		target, err := os.Readlink(filepath.Join(s.dir, "names", n.Name()))
 		if id := filepath.Base(target); err == nil && named[n.Name()] != id {
 			// It may have been made since the containers were listed.
-			if c, err := s.readConfig(id); err == nil && c.Name != n.Name() {
+			if s.strayName(n.Name(), id) && s.misnamed(ctx, n.Name(), id) {
 				find(n.Name(), "names/"+n.Name(), "leads to a container of another name")
 			}
 		}

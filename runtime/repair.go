@@ -165,7 +165,13 @@ func (r *repairer) abandon(ctx context.Context, id, name string) error {
 
 // names makes the links in names/ lead to the containers of these names.
 func (r *repairer) names(ctx context.Context) error {
-	for _, f := range r.check(ctx).Findings {
+	findings := r.check(ctx).Findings
+	names, err := r.lockNames(ctx, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer names.Close()
+	for _, f := range findings {
 		link := filepath.Join(filepath.Dir(r.dir), f.File)
 		if filepath.Dir(link) != filepath.Join(r.dir, "names") || !ValidName(filepath.Base(link)) {
 			continue

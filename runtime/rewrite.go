@@ -202,6 +202,23 @@ func (s *Store) strayName(name, id string) bool {
 	return err == nil && c.Name != name
 }
 
+// leadsTo says whether a name leads to a container.
+func (s *Store) leadsTo(name, id string) bool {
+	target, err := os.Readlink(filepath.Join(s.dir, "names", name))
+	return err == nil && target == "../"+id
+}
+
+// misnamed says whether a name and a container's record contradict each other while nobody renames.
+func (s *Store) misnamed(ctx context.Context, name, id string) bool {
+	names, err := s.lockNames(ctx, unix.LOCK_SH)
+	if err != nil {
+		return true
+	}
+	defer names.Close()
+	c, err := s.readConfig(id)
+	return err == nil && s.leadsTo(name, id) != (c.Name == name)
+}
+
 // sweepName takes a name away that leads to nothing, or to a container of another name, unless somebody renames just now.
 func (s *Store) sweepName(name, id string) {
 	names, err := os.Open(filepath.Join(s.dir, "names"))

@@ -273,3 +273,42 @@ func TestNameOfHalfMade(t *testing.T) {
 		t.Errorf("%v, names %q", err, named(t, s))
 	}
 }
+
+// A check that comes upon a rename finds nothing wrong, and what is wrong it finds.
+func TestCheckAgainstRename(t *testing.T) {
+	s, ctx := testStore(t), context.Background()
+	c, other := made(t, s, "one"), made(t, s, "other")
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		defer close(done)
+		for i := range 30 {
+			if err := s.Rename(ctx, c, fmt.Sprintf("name%d", i)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for checking := true; checking; {
+		select {
+		case <-done:
+			checking = false
+		default:
+		}
+		if r, err := s.Check(ctx); err != nil || len(r.Findings) > 0 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	wg.Wait()
+	if err := os.Remove(filepath.Join(s.dir, "names", "name29")); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Check(ctx); err != nil || len(r.Findings) != 1 || r.Findings[0].Container != "name29" {
+		t.Errorf("a lost name: %+v, %v", r, err)
+	}
+	if _, err := s.Repair(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := named(t, s); !slices.Equal(got, []string{"name29", other.Name}) {
+		t.Errorf("after a repair: %q", got)
+	}
+}
