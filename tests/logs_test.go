@@ -12,7 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,7 +51,7 @@ func (e *env) follow(args ...string) (*exec.Cmd, *output) {
 
 func TestLogs(t *testing.T) {
 	e := withBusybox(t)
-	e.ok("run", "--name", "both", "busybox", "sh", "-c", `echo one; sleep 0.02; echo oops >&2; sleep 0.02; printf '\0\377\r\n'; sleep 0.02; printf 'two\nlast words'`)
+	e.ok("run", "--name", "both", "busybox", "sh", "-c", `echo one; sleep 0.1; echo oops >&2; sleep 0.1; printf '\0\377\r\n'; sleep 0.1; printf 'two\nlast words'`)
 	const out, errs = "one\n\x00\xff\r\ntwo\nlast words", "oops\n"
 	if r := e.run("logs", "both"); r.stdout != out || r.stderr != errs || r.code != 0 {
 		t.Errorf("logs: %+v", r)
@@ -183,9 +182,9 @@ func TestLogsFollow(t *testing.T) {
 		t.Errorf("logs -f of a container that is removed at its end: %d bytes, %v", len(out.String()), err)
 	}
 
-	e.ok("run", "-d", "--name", "long", "busybox", "sleep", "1000")
-	cmd, _ = e.follow("long")
-	time.Sleep(50 * time.Millisecond)
+	e.ok("run", "-d", "--name", "long", "busybox", "sh", "-c", "echo begun; sleep 1000")
+	cmd, out = e.follow("long")
+	eventually(t, "it is followed", func() bool { return out.String() == "begun\n" })
 	cmd.Process.Signal(syscall.SIGINT)
 	cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 130 {
