@@ -21,7 +21,8 @@ func calls(t testing.TB, line string) (patterns []string) {
 	case words[0] == ":":
 		return []string{`openat\([^,]*, ` + at(words[2]) + `, O_WRONLY\|O_CREAT`}
 	case words[0] == "echo":
-		return []string{`openat\([^,]*, ` + at(words[3]) + `, O_WRONLY(.*ENOENT|(.*\n)*?.*write\(` + fd(words[3]) + `, ` + at(words[1]) + `)`}
+		// Or the cgroup is gone by then, with the container.
+		return []string{`newfstatat\([^,]*, ` + at(words[3]) + `, .*ENOENT|openat\([^,]*, ` + at(words[3]) + `, O_WRONLY(.*ENOENT|(.*\n)*?.*write\(` + fd(words[3]) + `, ` + at(words[1]) + `)`}
 	case words[0] == "until":
 		read, _, _ := strings.Cut(line, ";")
 		return []string{`openat\([^,]*, ` + at(read[strings.LastIndex(read, " ")+1:])}
@@ -67,7 +68,7 @@ func TestExplained(t *testing.T) {
 			t.Errorf("%q --explain changed %q into %q", args, state, now)
 		}
 		trace := filepath.Join(e.dir, "trace")
-		strace := append([]string{"-f", "-y", "-s", "512", "-e", "trace=openat,write,unlinkat,rmdir,rename,renameat,renameat2,pidfd_send_signal,flock,fsync,poll,ppoll", "-o", trace, binary}, args...)
+		strace := append([]string{"-f", "-y", "-s", "512", "-e", "trace=openat,newfstatat,write,unlinkat,rmdir,rename,renameat,renameat2,pidfd_send_signal,flock,fsync,poll,ppoll", "-o", trace, binary}, args...)
 		cmd := e.command()
 		cmd.Path, cmd.Args = "/usr/bin/strace", append([]string{"strace"}, strace...)
 		if r := e.finish(cmd); r.code != 0 {
