@@ -122,10 +122,10 @@ func (g *Group) Make() error {
 		failpoint.Hit("cgroup/made")
 		if err == nil {
 			switch {
-			case g.v2 && i == 0:
-				err = enableControllers(filepath.Dir(filepath.Dir(dir)))
-			case i == 0 && g.LimitsDevices():
+			case dir == g.in("devices"):
 				err = limitDevices(dir)
+			case g.v2 && len(g.Dirs) == 1: // beside v1's hierarchies the v2 tree has no controllers
+				err = enableControllers(filepath.Dir(filepath.Dir(dir)))
 			}
 			if err == nil {
 				continue

@@ -4,6 +4,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -65,4 +67,23 @@ func quoted(list []string) (s string) {
 		s += "'" + e + "' "
 	}
 	return s
+}
+
+// Where there is a hierarchy for devices, the group in it allows what deviceRules say and nothing else.
+func TestDevices(t *testing.T) { layouts(t, testDevices) }
+
+func testDevices(t *testing.T, g *Group) {
+	if !g.LimitsDevices() {
+		return // v2 alone
+	}
+	b, err := os.ReadFile(filepath.Join(g.in("devices"), "devices.list"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := strings.Split(strings.TrimSpace(string(b)), "\n"), slices.Clone(deviceRules[:])
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("allowed: %q", got)
+	}
 }
