@@ -161,7 +161,7 @@ func TestExecKilled(t *testing.T) {
 		cmd.Wait()
 	}
 	e.program = buildWith(t, "layerctl-failpoints", "-tags", "failpoints")
-	for _, at := range []string{"exec/prepared", "exec/started", "exec/waited"} {
+	for _, at := range []string{"exec/recorded", "exec/prepared", "exec/started", "exec/waited"} {
 		command := []string{"exec", "-e", mark, "work", "sleep", "1000"}
 		if at == "exec/waited" {
 			command[len(command)-1] = "0"
@@ -171,6 +171,17 @@ func TestExecKilled(t *testing.T) {
 		if e.finish(cmd); !killed(cmd) {
 			t.Errorf("exec does not come to %s", at)
 		}
+	}
+	// Detached, some of these places are the monitor's: the command line says that it is gone.
+	for _, at := range []string{"exec/recorded", "monitor/starting", "exec/monitored", "exec/started"} {
+		cmd := e.command("exec", "-d", "-e", mark, "work", "sleep", "1000")
+		cmd.Env = append(cmd.Env, "LAYERCTL_FAILPOINT="+at)
+		if r := e.finish(cmd); !killed(cmd) && (r.code != 125 || !strings.Contains(r.stderr, "monitor is gone")) {
+			t.Errorf("exec -d does not come to %s: %+v", at, r)
+		}
+	}
+	if ids := e.execIDs("work"); len(ids) != 0 {
+		t.Errorf("of what was killed there are the records %q", ids)
 	}
 	eventually(t, "what was started in the container has ended", func() bool { return len(markedProcesses(mark)) == 0 })
 	// What has ended is reaped by the host's first process, when it gets round to it.
@@ -230,6 +241,9 @@ func TestExecOutOfReach(t *testing.T) {
 		if out := e.ok("run", "--rm", "probe", "probe", "0.5", "probe", "sleep"); !strings.Contains(out, found) {
 			t.Fatalf("the probe is blind: no %q in %q", found, out)
 		}
+	}
+	if err := os.Chmod(binary, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	before := sum(t, binary)
 	seen, held, reached := e.probed(nil, 1200*time.Millisecond, "exec work true", "exec -u ann work true", "exec work nothing")
