@@ -74,6 +74,7 @@ func TestKilledAnywhere(t *testing.T) {
 	k.empty = k.files(t, "empty")
 
 	notFound := `^layerctl: .*no such (image|container)\n(hint: .*\n)?$`
+	made := []string{"", "create", "--name", "new", "busybox", "true"} // the ID of old is that of every copy's, and so are its cgroups
 	running := []string{"", "run", "-d", "--name", "new", "busybox", "sleep", "1000"}
 	cases := []killCase{
 		{name: "first", store: "none", args: []string{"import", "tree", "busybox"}},
@@ -94,7 +95,7 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "run long", store: "full", args: []string{"run", "--name", "new", "busybox", "sleep", "1000"}, until: "start/state", again: `has that name`},
 		{name: "run --rm long", store: "full", args: []string{"run", "--rm", "busybox", "sleep", "1000"}, until: "start/state"},
 		{name: "create", store: "full", args: []string{"create", "--name", "new", "busybox", "true"}, again: `has that name`},
-		{name: "start", store: "full", dead: []string{"", "create", "--name", "new", "busybox", "true"}, args: []string{"start", "new"}}, // IDs of prepared stores are not one copy's alone
+		{name: "start", store: "full", dead: made, args: []string{"start", "new"}},
 		{name: "stop", store: "full", dead: running, args: []string{"stop", "-t", "0", "new"}},
 		{name: "pause", store: "full", dead: running, args: []string{"pause", "new"}, again: `paused already`},
 		{name: "rm -f", store: "full", dead: running, args: []string{"rm", "-f", "new"}, again: notFound},
@@ -105,7 +106,7 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "prune", store: "full", dead: []string{"trees/placed", "pull", "-q", reg.addr + "/other"}, args: []string{"prune", "-a", "-f"}},
 		{name: "prune after rmi", store: "full", dead: []string{"rmi/rows", "rmi", reg.addr + "/two"}, args: []string{"prune", "-f"}},
 		{name: "rm", store: "full", last: true, args: []string{"rm", "old"}, again: notFound},
-		{name: "start --explain", store: "full", args: []string{"start", "--explain", "old"}},
+		{name: "start --explain", store: "full", dead: made, args: []string{"start", "--explain", "new"}},
 		{name: "rename", store: "full", moves: true, args: []string{"rename", "old", "fresh"}, again: notFound},
 		{name: "commit", store: "full", keeps: true, args: []string{"commit", "old", "new"}},
 		{name: "commit after commit", store: "full", lives: true, keeps: true, dead: []string{"move/exchanged", "commit", "old", "new"}, args: []string{"commit", "old", "new"}},
