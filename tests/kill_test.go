@@ -108,6 +108,7 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "rm", store: "full", last: true, args: []string{"rm", "old"}, again: notFound},
 		{name: "start --explain", store: "full", dead: made, args: []string{"start", "--explain", "new"}},
 		{name: "rename", store: "full", moves: true, args: []string{"rename", "old", "fresh"}, again: notFound},
+		{name: "update", store: "full", keeps: true, args: []string{"update", "--restart", "on-failure:3", "old"}},
 		{name: "commit", store: "full", keeps: true, args: []string{"commit", "old", "new"}},
 		{name: "commit after commit", store: "full", lives: true, keeps: true, dead: []string{"move/exchanged", "commit", "old", "new"}, args: []string{"commit", "old", "new"}},
 		{name: "prune after commit", store: "full", keeps: true, lives: true, dead: []string{"move/synced", "commit", "old", "new"}, args: []string{"image", "prune", "-f"}},
