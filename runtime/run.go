@@ -53,6 +53,7 @@ func (s *Store) runContainer(ctx context.Context, o CreateOptions, streams IO) (
 	}
 	r, err := s.create(ctx, o)
 	if err != nil {
+		monitor.Release() // the caller may fetch the image, and be interrupted
 		return "", 0, err
 	}
 	r.signals, r.network = signals, pending

@@ -66,17 +66,29 @@ func Catch() <-chan os.Signal {
 // Drop is Catch for who has no use for any signal. They are not ignored: what this process starts would inherit that.
 func Drop() { takeOver(math.MaxUint32) }
 
+// before is how Go's runtime had the signals.
+var before [65]sigaction
+
+// Release gives the signals back to os/signal, for who goes on with something else. What has come is lost.
+func Release() {
+	for n := range before {
+		if before[n].handler != 0 {
+			unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&before[n])), 0, unsafe.Sizeof(before[n].mask), 0, 0)
+		}
+	}
+}
+
 // takeOver has the number of each signal written to a descriptor, or nowhere.
 func takeOver(to uint32) {
 	caught = to
-	signal.Ignore(unix.SIGPIPE) // so that a write to a broken stdout is an error and not the end; it is caught like the others, which no child inherits
-	a := sigaction{flags: saOnStack | saRestart}
+	signal.Ignore(unix.SIGPIPE)                                        // so that a write to a broken stdout is an error and not the end; it is caught like the others, which no child inherits
+	a := sigaction{flags: saOnStack | saRestart, mask: math.MaxUint64} // one handler at a time: the signal stack has no room for many
 	if a.handler, a.restorer = handler(); a.restorer != 0 {
 		a.flags |= saRestorer
 	}
 	for n := unix.Signal(1); n <= 64; n++ {
 		if ours(n) {
-			unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&a)), 0, unsafe.Sizeof(a.mask), 0, 0)
+			unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&before[n])), unsafe.Sizeof(a.mask), 0, 0)
 		}
 	}
 }

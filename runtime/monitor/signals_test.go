@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +91,17 @@ func TestCatch(t *testing.T) {
 	if !errors.Is(werr, unix.EPIPE) {
 		t.Errorf("a write to a broken stdout: %v", werr)
 	}
+
+	Release()
+	interrupted, stop := signal.NotifyContext(t.Context(), unix.SIGINT)
+	defer stop()
+	unix.Kill(os.Getpid(), unix.SIGINT)
+	select {
+	case <-interrupted.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("a signal that was released does not come")
+	}
+	Catch()
 
 	out, err := exec.Command("cat", "/proc/self/status").Output()
 	if err != nil {
