@@ -237,7 +237,7 @@ func (s *Store) stopProcess(ctx context.Context, c *Container, timeout *time.Dur
 	ended, err := await(ctx, p, time.Second)
 	if err == nil && !ended {
 		s.endExecs(c)
-		ended, err = await(ctx, p, 9*time.Second)
+		ended, err = await(ctx, p, 20*time.Second) // the host's first process reaps what they leave, in its own time
 	}
 	if err == nil && !ended {
 		err = fmt.Errorf("process %d does not end, although it was killed", c.State.Pid)

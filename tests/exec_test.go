@@ -246,7 +246,7 @@ func TestExecOutOfReach(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := sum(t, binary)
-	seen, held, reached := e.probed(nil, 1200*time.Millisecond, "exec work true", "exec -u ann work true", "exec work nothing")
+	seen, held, reached := e.probed(nil, 800*time.Millisecond, "exec work true", "exec -u ann work true", "exec work nothing")
 	if reached != "" || held != 0 {
 		t.Errorf("the container reached %s and held %d programs of others", reached, held)
 	}
@@ -254,7 +254,7 @@ func TestExecOutOfReach(t *testing.T) {
 		t.Error("the probe saw nothing that was not yet the command: it was too slow")
 	}
 	// A command that leads to our program runs that, as a program of the container's; it cannot be written, as long as it runs and after.
-	_, held, reached = e.probed(nil, 1200*time.Millisecond, "exec work /proc/self/exe version", "exec work script", "exec work ours version")
+	_, held, reached = e.probed(nil, 800*time.Millisecond, "exec work /proc/self/exe version", "exec work script", "exec work ours version")
 	if strings.Contains(reached, "WRITABLE") || sum(t, binary) != before {
 		t.Error("the container opened our program for writing")
 	}
@@ -494,27 +494,22 @@ func TestExecExplained(t *testing.T) {
 // Whoever runs a command in a container is stopped, with or without a terminal: the container ends all the same, and its commands with it.
 func TestExecStopped(t *testing.T) {
 	e := withBusybox(t)
-	for _, how := range []string{"stop", "rm"} {
-		e.ok("run", "-d", "--name", "work", "busybox", "sleep", "1000")
-		foreground, _ := e.begun("exec", "work", "sh", "-c", "echo up; exec sleep 1000")
-		e.ok("exec", "-d", "work", "sleep", "1000")
-		stopped := append(monitorsOf(t, e), foreground.Process.Pid)
-		if len(stopped) != 2 {
-			t.Fatalf("%d parents of commands", len(stopped))
-		}
-		for _, pid := range stopped {
-			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if how == "stop" {
-			e.ok("stop", "-t", "0", "work")
-			if out := e.ok("ps", "-a", "--format", "{{.Status}}"); !strings.HasPrefix(out, "Exited (137)") {
-				t.Errorf("after stop the container is %q", out)
-			}
-		}
-		e.ok("rm", "-f", "work")
-		foreground.Wait()
-		eventually(t, "no monitor of a command is left", func() bool { return len(monitorsOf(t, e)) == 0 })
+	e.ok("run", "-d", "--name", "work", "busybox", "sleep", "1000")
+	foreground, _ := e.begun("exec", "work", "sh", "-c", "echo up; exec sleep 1000")
+	e.ok("exec", "-d", "work", "sleep", "1000")
+	stopped := append(monitorsOf(t, e), foreground.Process.Pid)
+	if len(stopped) != 2 {
+		t.Fatalf("%d parents of commands", len(stopped))
 	}
+	for _, pid := range stopped {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.ok("stop", "-t", "0", "work")
+	if out := e.ok("ps", "-a", "--format", "{{.Status}}"); !strings.HasPrefix(out, "Exited (137)") {
+		t.Errorf("after stop the container is %q", out)
+	}
+	foreground.Wait()
+	eventually(t, "no monitor of a command is left", func() bool { return len(monitorsOf(t, e)) == 0 })
 }

@@ -176,7 +176,7 @@ func TestSharedPidOutOfReach(t *testing.T) {
 			"run --rm --pid container:work busybox nothing"}},
 		{"--pid host", []string{"run --rm --pid host busybox true", "exec work true", "run --rm busybox true"}},
 	} {
-		seen, held, reached := e.probed(strings.Fields(row.flags), 1200*time.Millisecond, row.commands...)
+		seen, held, reached := e.probed(strings.Fields(row.flags), 800*time.Millisecond, row.commands...)
 		if reached != "" || held != 0 {
 			t.Errorf("%s: the container reached %s and held %d programs of others", row.flags, reached, held)
 		}
@@ -184,7 +184,7 @@ func TestSharedPidOutOfReach(t *testing.T) {
 			t.Errorf("%s: the probe saw nothing that was not yet the command: it was too slow", row.flags)
 		}
 	}
-	_, held, reached := e.probed(nil, 1200*time.Millisecond, "run --rm --pid container:work probe /proc/self/exe version", "run --rm --pid container:work probe script",
+	_, held, reached := e.probed(nil, 800*time.Millisecond, "run --rm --pid container:work probe /proc/self/exe version", "run --rm --pid container:work probe script",
 		"run --rm -t --pid container:work probe ours version", "run --rm --init --pid container:work busybox true")
 	if strings.Contains(reached, "WRITABLE") || sum(t, binary) != before {
 		t.Error("the container opened our program for writing")
