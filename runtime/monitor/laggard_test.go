@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A client that takes nothing holds nobody up where there is a log, and gets all of it in the end.
@@ -151,25 +153,41 @@ func TestLoneClientWithoutLog(t *testing.T) {
 	}
 }
 
-// A client that leaves while it is written to: nobody waits for the other.
-func TestLeavesInTheMiddle(t *testing.T) {
-	for i := range 40 {
-		h := NewHub(HubOptions{Log: &kept{}})
-		u := join(t, h, Hello{Output: true})
-		s, _, out, errs := pipes(t)
-		begin(t, h, s)
-		go func() {
-			for range i {
-				if _, _, err := u.receive(); err != nil {
-					break
-				}
-			}
-			u.Close()
-		}()
-		out.Write(make([]byte, 600_000))
-		out.Close()
-		errs.Close()
+// A client leaves while it is written to: whoever writes and whoever sees it leave do not wait for each other.
+func TestLeavesWhileWrittenTo(t *testing.T) {
+	h := NewHub(HubOptions{})
+	u := join(t, h, Hello{Output: true})
+	s, _, out, errs := pipes(t)
+	begin(t, h, s)
+	for c := range h.clients {
+		c.conn.rc.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 64<<10) })
+	}
+	out.Write(make([]byte, 900_000)) // more than the socket takes
+	out.Close()
+	errs.Close()
+	pause := func() { time.Sleep(50 * time.Millisecond) }
+	pause()
+	h.mu.Lock()
+	if err := u.rc.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) }); err != nil {
+		t.Fatal(err)
+	}
+	pause() // who sees it leave waits for the lock
+	u.f.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	for {
+		if _, _, err := u.receive(); err != nil {
+			break // all that the socket held: there is room, and who has written waits for the lock, too
+		}
+	}
+	h.mu.Unlock()
+	ended := make(chan bool)
+	go func() {
 		h.Drain()
 		h.End(0)
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Error("they wait for each other")
 	}
 }
