@@ -173,9 +173,9 @@ func TestKilledAnywhere(t *testing.T) {
 	t.Logf("%d deaths at %d places", total, len(deaths))
 }
 
-// monitored says whether there is a monitor, of which the command line does not tell whether it was killed.
-func (c killCase) monitored() bool {
-	return c.args[0] == "start" || c.args[0] == "run" && (slices.Contains(c.args, "-t") || !slices.Contains(c.args, "--rm"))
+// monitored says whether a command has a monitor, of which it does not tell whether that was killed.
+func monitored(args []string) bool {
+	return args[0] == "start" || args[0] == "run" && (slices.Contains(args, "-t") || !slices.Contains(args, "--rm"))
 }
 
 // killer runs commands in copies of prepared stores.
@@ -207,7 +207,7 @@ func (k *killer) prepare(t testing.TB, c killCase) string {
 	if c.dead != nil {
 		cmd := k.in(store, c.dead[1:]...)
 		cmd.Env = append(cmd.Env, "LAYERCTL_FAILPOINT="+c.dead[0])
-		if r := k.finish(cmd); c.dead[0] != "" && !killed(cmd) || c.dead[0] == "" && r.code != 0 {
+		if r := k.finish(cmd); c.dead[0] != "" && !killed(cmd) && !monitored(c.dead[1:]) || c.dead[0] == "" && r.code != 0 {
 			t.Fatalf("%q was not killed at %q: %+v", c.dead[1:], c.dead[0], r)
 		}
 	}
@@ -225,7 +225,7 @@ func (k *killer) hits(t testing.TB, c killCase) []string {
 		cmd.Env = append(cmd.Env, "LAYERCTL_FAILPOINT="+c.until)
 	}
 	r := k.finish(cmd)
-	if r.code != 0 && !(c.until != "" && (killed(cmd) || c.monitored())) {
+	if r.code != 0 && !(c.until != "" && (killed(cmd) || monitored(c.args))) {
 		t.Fatalf("%s: status %d: %s", c.name, r.code, r.stderr)
 	}
 	b, err := os.ReadFile(log)
@@ -252,7 +252,7 @@ func (k *killer) kill(t testing.TB, c killCase, n int, name string) {
 	} else {
 		cmd.Env = append(cmd.Env, fmt.Sprintf("LAYERCTL_FAILPOINT=@%d", n))
 	}
-	if k.finish(cmd); !killed(cmd) && !c.lives && !c.monitored() {
+	if k.finish(cmd); !killed(cmd) && !c.lives && !monitored(c.args) {
 		t.Errorf("%s: it was not", what)
 	}
 	ids := list(filepath.Join(k.dir, store, "containers"))

@@ -43,7 +43,7 @@ func (e *StepError) Unwrap() []error {
 	switch {
 	case e.Cwd:
 		return []error{e.Err, ErrWorkDir}
-	case !e.Exec:
+	case !e.Exec || e.Err == unix.EIO: // the disk's fault, not the command's
 		return []error{e.Err}
 	case e.Err == unix.ENOENT || e.Err == unix.ENOTDIR:
 		return []error{e.Err, ErrNotFound}
