@@ -68,7 +68,7 @@ func TestFailingDevice(t *testing.T) {
 				shutdown(t, cut.mount)
 				<-ended
 			}
-			if (r.code != 0 || after == 0) && (!form.MatchString(r.stderr) || (r.code == 125) != strings.HasPrefix(args, "run")) {
+			if (r.code != 0 || after == 0) && (!form.MatchString(r.stderr) || (r.code == 125 || r.code == 126) != strings.HasPrefix(args, "run")) {
 				t.Errorf("%s: status %d, or not a clear line and a hint:\n%s", what, r.code, r.stderr)
 			}
 			cut.restart(t)

@@ -183,7 +183,7 @@ func TestNames(t *testing.T) {
 	if got := strings.Count(e.ok("images", "--format", "json"), "\n"); got != 3 {
 		t.Errorf("%d lines of JSON", got)
 	}
-	if got := e.ok("images", "other"); strings.Contains(got, "bb") || !strings.Contains(got, "other") {
+	if got := e.ok("images", "other"); strings.Contains(got, "/bb") || !strings.Contains(got, "other") {
 		t.Errorf("images other: %s", got)
 	}
 	for _, name := range []string{"busybox", "localhost/busybox:latest", id, id[7:], id[7:11], "registry.example/bb:v1"} {
