@@ -46,6 +46,12 @@ func TestMain(m *testing.M) {
 		for _, name := range []string{"LAYERCTL_ROOT", "LAYERCTL_RUN_ROOT", "SOURCE_DATE_EPOCH"} {
 			os.Unsetenv(name)
 		}
+		defer func() { // the cgroups' parents stay for the next container, until a prune; those that others use cannot be removed
+			parents, _ := filepath.Glob("/sys/fs/cgroup/*/layerctl")
+			for _, dir := range append(parents, "/sys/fs/cgroup/layerctl") {
+				syscall.Rmdir(dir)
+			}
+		}()
 		return m.Run()
 	}())
 }

@@ -34,6 +34,11 @@ func made(t *testing.T, g *Group) *Group {
 		t.Fatalf("no control groups to make here (it takes root): %v", err)
 	}
 	t.Cleanup(func() {
+		for _, dir := range g.Dirs {
+			os.Remove(filepath.Dir(dir)) // it stays for the next container; one that others use cannot be removed
+		}
+	})
+	t.Cleanup(func() {
 		g.Kill()
 		for until := time.Now().Add(10 * time.Second); g.Remove() != nil && time.Now().Before(until); {
 			g.Wait(until)
@@ -148,7 +153,7 @@ func TestOOM(t *testing.T) { layouts(t, testOOM) }
 func testOOM(t *testing.T, g *Group) {
 	dir, v1 := g.counting("memory")
 	if dir == "" {
-		t.Skip("nothing counts memory here")
+		t.Fatal("nothing counts memory here")
 	}
 	file := filepath.Join(dir, "memory.max")
 	if v1 {

@@ -209,7 +209,7 @@ func TestCommitted(t *testing.T) {
 			t.Fatalf("%s: %v (packages gcc and gcc-aarch64-linux-gnu; hack/deps.sh test installs them)", gcc, err)
 		}
 		if got := strings.TrimSpace(string(out)); got != version {
-			t.Skipf("%s is version %s, and init was compiled with %s", gcc, got, version)
+			t.Fatalf("%s is version %s, and init was compiled with %s", gcc, got, version)
 		}
 	}
 	dir := t.TempDir()
