@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
@@ -353,11 +354,13 @@ func (p *puller) fetchOnce(ctx context.Context, l *pulledLayer) (kept bool, err 
 			return false, err
 		}
 	}
-	in := &counted{r: io.TeeReader(body, l.ingest), report: func(n int64) { p.progress.Advanced(digest, n) }}
+	keeping := &gate{w: l.ingest}
+	in := &counted{r: io.TeeReader(body, keeping), report: func(n int64) { p.progress.Advanced(digest, n) }}
 	if l.result, err = layer.Apply(ctx, in, st.Dir, layer.Options{}); err == nil {
 		// The stream may end before the blob does: what is left belongs to the digest.
 		_, err = io.Copy(io.Discard, in)
 	}
+	keeping.shut()
 	if err == nil && p.loose && l.result.DiffID == l.diffID && l.result.Needs == 0 {
 		l.local, err = p.repacks(ctx, l, st.Path())
 	}
@@ -537,6 +540,28 @@ func (p *puller) settled(ctx context.Context, l *pulledLayer, trees []snapshot.T
 type closer func() error
 
 func (c closer) Close() error { return c() }
+
+// gate passes what is written on until it is shut. An Apply that failed may have left a read behind which is still on its way, and the
+// ingest that it would write to is about to be closed, or begun anew.
+type gate struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (g *gate) Write(b []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.w == nil {
+		return 0, io.ErrClosedPipe
+	}
+	return g.w.Write(b)
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	g.w = nil
+	g.mu.Unlock()
+}
 
 // counted reports what passes.
 type counted struct {

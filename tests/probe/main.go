@@ -89,7 +89,9 @@ func look(pid int) {
 		// A Go program has its headers there, with a note of that name (cmd/link).
 		var b [4096]byte
 		for _, at := range []int64{0x400000, 0x10000} {
-			if n, _ := syscall.Pread(mem, b[:], at); bytes.Contains(b[:max(0, n)], []byte("\x04\x00\x00\x00Go\x00\x00")) {
+			n, _ := syscall.Pread(mem, b[:], at)
+			// Unless it is a thread that the runtime has made since this pid was chosen.
+			if bytes.Contains(b[:max(0, n)], []byte("\x04\x00\x00\x00Go\x00\x00")) && !ours(pid) {
 				report("MEMORY")
 			}
 		}
