@@ -34,9 +34,9 @@ that of a running one is copied, while it is paused. Without REF the image has n
 			if err != nil {
 				return err
 			}
-			c, err := containers.Lookup(cmd.Context(), args[0])
+			c, err := lookUp(cmd, containers, args[0])
 			if err != nil {
-				return fmt.Errorf("commit: %w", err)
+				return err
 			}
 			from := image.Committed{Key: c.Key(), Image: c.Image.ID, Command: c.Command, Settings: record.Settings(c.Settings())}
 			if pause {

@@ -25,13 +25,9 @@ func (a *app) portCommand() *cobra.Command {
 		Short: "List the ports that a container publishes: none, for containers have no networks of their own yet",
 		Args:  rangeArgs(1, 2, "a container and perhaps a port"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, _, containers, err := a.stores()
+			_, c, err := a.container(cmd, args[0])
 			if err != nil {
 				return err
-			}
-			c, err := containers.Lookup(cmd.Context(), args[0])
-			if err != nil {
-				return fmt.Errorf("port: %w", err)
 			}
 			if len(args) > 1 {
 				return fmt.Errorf("port: container %s does not publish %s", c.Name, args[1])
@@ -55,16 +51,14 @@ func (a *app) rmCommand() *cobra.Command {
 				return err
 			}
 			return a.each(cmd, args, func(ctx context.Context, name string) error {
-				c, err := containers.Lookup(ctx, name)
-				if err != nil {
-					err = fmt.Errorf("rm: %w", err)
-					if force && errors.Is(err, runtime.ErrNotFound) {
-						a.report(err)
-						return nil
-					}
+				c, err := lookUp(cmd, containers, name)
+				switch {
+				case force && errors.Is(err, runtime.ErrNotFound):
+					a.report(err) // what scripts wanted is so
+					return nil
+				case err != nil:
 					return err
-				}
-				if explain {
+				case explain:
 					return containers.ExplainRemove(ctx, c, force, a.stdout)
 				}
 				if err := containers.Remove(ctx, c, force); err != nil {

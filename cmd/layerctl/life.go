@@ -56,51 +56,37 @@ func (a *app) createCommand() *cobra.Command {
 func (a *app) startCommand() *cobra.Command {
 	var o runtime.StartOptions
 	var keys string
-	var explain bool
-	cmd := &cobra.Command{
+	cmd := a.eachContainer(&cobra.Command{
 		Use:   "start [flags] CONTAINER...",
 		Short: "Start containers that do not run",
 		Long: `Start containers that were made by "create", or have ended: with the same command, over what they have written. With -a its output is
 shown and the exit status is the container's own; -i gives it stdin, too, where it was made with -i.`,
-		Args: minArgs(1, "at least one container"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if (o.Attach || o.Input) && len(args) > 1 {
-				return usagef("start: -a and -i are for one container, got %d", len(args))
-			}
-			o.Attach = o.Attach || o.Input
-			if err := parseKeys(keys, &o); err != nil {
-				return err
-			}
-			_, _, containers, err := a.stores()
-			if err != nil {
-				return err
-			}
-			if o.Attach && !explain {
-				c, err := containers.Lookup(cmd.Context(), args[0])
-				if err != nil {
-					return fmt.Errorf("start: %w", err)
-				}
-				a.stopSignals()
-				return ownStatus(containers.Start(context.WithoutCancel(cmd.Context()), c, o, callersIO()))
-			}
-			return a.each(cmd, args, func(ctx context.Context, name string) error {
-				c, err := containers.Lookup(ctx, name)
-				if err != nil {
-					return fmt.Errorf("start: %w", err)
-				}
-				if explain {
-					return containers.ExplainStart(ctx, c, a.stdout)
-				}
-				if _, err := containers.Start(ctx, c, o, callersIO()); err != nil {
-					return err
-				}
-				fmt.Fprintln(a.stdout, name)
-				return nil
-			})
-		},
+	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container) error {
+		_, err := s.Start(ctx, c, o, callersIO())
+		return err
+	}, func(ctx context.Context, s *runtime.Store, c *runtime.Container, w io.Writer) error {
+		return s.ExplainStart(ctx, c, w)
+	})
+	each := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		o.Attach = o.Attach || o.Input
+		if o.Attach && len(args) > 1 {
+			return usagef("start: -a and -i are for one container, got %d", len(args))
+		}
+		if err := parseKeys(keys, &o); err != nil {
+			return err
+		}
+		if explain, _ := cmd.Flags().GetBool("explain"); explain || !o.Attach {
+			return each(cmd, args)
+		}
+		s, c, err := a.container(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		a.stopSignals()
+		return ownStatus(s.Start(context.WithoutCancel(cmd.Context()), c, o, callersIO()))
 	}
 	f := cmd.Flags()
-	explainFlag(cmd, &explain)
 	f.BoolVarP(&o.Attach, "attach", "a", false, "show its output, and end with its exit status")
 	f.BoolVarP(&o.Input, "interactive", "i", false, "give it stdin, too")
 	f.StringVar(&keys, "detach-keys", monitor.DefaultDetachKeys, "the keys that detach from the terminal")
@@ -141,16 +127,12 @@ Ctrl-Q leave a container with a terminal running. Several may be attached at onc
 			if err := parseKeys(keys, &o); err != nil {
 				return err
 			}
-			_, _, containers, err := a.stores()
+			s, c, err := a.container(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			c, err := containers.Lookup(cmd.Context(), args[0])
-			if err != nil {
-				return fmt.Errorf("attach: %w", err)
-			}
 			a.stopSignals()
-			return ownStatus(containers.Attach(context.WithoutCancel(cmd.Context()), c, o, callersIO()))
+			return ownStatus(s.Attach(context.WithoutCancel(cmd.Context()), c, o, callersIO()))
 		},
 	}
 	f := cmd.Flags()
@@ -170,9 +152,9 @@ func (a *app) waitCommand() *cobra.Command {
 				return err
 			}
 			return a.each(cmd, args, func(ctx context.Context, name string) error {
-				c, err := containers.Lookup(ctx, name)
+				c, err := lookUp(cmd, containers, name)
 				if err != nil {
-					return fmt.Errorf("wait: %w", err)
+					return err
 				}
 				code, err := containers.Wait(ctx, c)
 				if err == nil {
@@ -182,6 +164,25 @@ func (a *app) waitCommand() *cobra.Command {
 			})
 		},
 	}
+}
+
+// container finds the container that a command is about.
+func (a *app) container(cmd *cobra.Command, name string) (*runtime.Store, *runtime.Container, error) {
+	_, _, containers, err := a.stores()
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := lookUp(cmd, containers, name)
+	return containers, c, err
+}
+
+// lookUp finds a container; an error says which command wanted it.
+func lookUp(cmd *cobra.Command, containers *runtime.Store, name string) (*runtime.Container, error) {
+	c, err := containers.Lookup(cmd.Context(), name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cmd.Name(), err)
+	}
+	return c, nil
 }
 
 // eachContainer makes a command that does one thing to each container that is named, and prints the name. With explain it can say instead
@@ -199,9 +200,9 @@ func (a *app) eachContainer(cmd *cobra.Command, do func(context.Context, *runtim
 			return err
 		}
 		return a.each(cmd, args, func(ctx context.Context, name string) error {
-			c, err := containers.Lookup(ctx, name)
+			c, err := lookUp(cmd, containers, name)
 			if err != nil {
-				return fmt.Errorf("%s: %w", cmd.Name(), err)
+				return err
 			}
 			if only {
 				return explain(ctx, containers, c, a.stdout)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strconv"
 	"time"
 
@@ -47,15 +46,11 @@ A TIME is how long ago (10m), seconds since 1970, or a date and time (2026-11-25
 			if o.Since, o.Until, err = parseWindow("logs", since, until); err != nil {
 				return err
 			}
-			_, _, containers, err := a.stores()
+			s, c, err := a.container(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			c, err := containers.Lookup(cmd.Context(), args[0])
-			if err != nil {
-				return fmt.Errorf("logs: %w", err)
-			}
-			err = containers.Logs(cmd.Context(), c, o, a.stdout, a.stderr)
+			err = s.Logs(cmd.Context(), c, o, a.stdout, a.stderr)
 			if err == nil && cmd.Context().Err() != nil {
 				return interrupted
 			}

@@ -44,12 +44,11 @@ Without names it shows all containers that run.`,
 			if len(args) > 0 {
 				of = nil
 				failed = a.each(cmd, args, func(ctx context.Context, name string) error {
-					c, err := runningContainer(ctx, containers, name)
-					if err != nil {
-						return fmt.Errorf("ns: %w", err)
+					c, err := runningContainer(cmd, containers, name)
+					if err == nil {
+						of = append(of, alive(c))
 					}
-					of = append(of, alive(c))
-					return nil
+					return err
 				})
 			}
 			found := procfs.ListNamespaces(of, running)
@@ -78,10 +77,10 @@ func alive(c *runtime.Container) procfs.Container {
 }
 
 // runningContainer finds a container whose processes are to be looked at.
-func runningContainer(ctx context.Context, containers *runtime.Store, name string) (*runtime.Container, error) {
-	c, err := containers.Lookup(ctx, name)
+func runningContainer(cmd *cobra.Command, containers *runtime.Store, name string) (*runtime.Container, error) {
+	c, err := lookUp(cmd, containers, name)
 	if err == nil && c.State.Pid == 0 {
-		err = fmt.Errorf("container %s is not running: it is %s", c.Name, c.State.Status)
+		err = fmt.Errorf("%s: container %s is not running: it is %s", cmd.Name(), c.Name, c.State.Status)
 	}
 	return c, err
 }
@@ -157,9 +156,9 @@ processes. Their numbers are the host's; ` + "`layerctl ns`" + ` shows those ins
 			if err != nil {
 				return err
 			}
-			c, err := runningContainer(cmd.Context(), containers, args[0])
+			c, err := runningContainer(cmd, containers, args[0])
 			if err != nil {
-				return fmt.Errorf("top: %w", err)
+				return err
 			}
 			titles, rows, err := procfs.Top(cmd.Context(), alive(c).Pids(), strings.Fields(strings.Join(args[1:], " ")))
 			if err != nil {

@@ -48,9 +48,9 @@ not run uses nothing.`,
 			}
 			w.containers, w.named = containers, args
 			for _, name := range args {
-				c, err := containers.Lookup(cmd.Context(), name)
+				c, err := lookUp(cmd, containers, name)
 				if err != nil {
-					return fmt.Errorf("stats: %w", err)
+					return err
 				}
 				w.ids = append(w.ids, c.ID)
 			}
