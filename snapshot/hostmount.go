@@ -38,7 +38,7 @@ type HostMount struct {
 	Key, Path string
 	Labels    map[string]string // of a view
 
-	active string // the directory's name
+	active string // the snapshot's directory, as the kernel has it
 	id     uint64 // the kernel's
 }
 
@@ -50,8 +50,9 @@ func (s *Store) HostMounts(context.Context) ([]HostMount, error) {
 	}
 	var list []HostMount
 	for _, m := range overlaysIn(table) {
-		rec, err := readRecordFile(s.path("active", m.active))
-		if errors.Is(err, fs.ErrNotExist) {
+		dir := s.path("active", filepath.Base(m.active))
+		rec, err := readRecordFile(dir)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !m.isOf(dir) {
 			continue // another store's
 		}
 		if err != nil {
@@ -73,28 +74,38 @@ func overlaysIn(table []byte) []HostMount {
 		if !found || !ours || len(fields) < 6 {
 			continue
 		}
-		name := activeIn(options)
+		dir := activeIn(options)
 		id, err := strconv.ParseUint(fields[0], 10, 64)
-		if name == "" || err != nil {
+		if dir == "" || err != nil {
 			continue
 		}
-		list = append(list, HostMount{Path: unescapeMount(fields[4]), active: name, id: id})
+		list = append(list, HostMount{Path: unescapeMount(fields[4]), active: dir, id: id})
 	}
 	return list
 }
 
-// activeIn finds in an overlay's source and options the name of an active snapshot's directory.
+// activeIn finds in an overlay's source and options the directory of an active snapshot. Of a path with one of the characters that part
+// options from each other, only the end is found.
 func activeIn(options string) string {
-	for {
-		_, rest, found := strings.Cut(options, "/active/")
-		if !found {
+	const mark = "/active/"
+	for from := 0; ; {
+		at := strings.Index(options[from:], mark)
+		if at < 0 {
 			return ""
 		}
-		if name, _, slash := strings.Cut(rest, "/"); slash && len(name) == 32 && strings.Trim(name, "0123456789abcdef") == "" {
-			return name
+		at += from
+		from = at + len(mark)
+		if name, _, slash := strings.Cut(options[from:], "/"); slash && len(name) == 32 && strings.Trim(name, "0123456789abcdef") == "" {
+			return unescapeMount(options[strings.LastIndexAny(options[:at], " =,:")+1 : from+len(name)])
 		}
-		options = rest
 	}
+}
+
+// isOf says whether it is of the active snapshot in dir, whose name it has: unless it names a directory that is there, and another one. A
+// store that was copied has the names of the first.
+func (m *HostMount) isOf(dir string) bool {
+	var named, ours unix.Stat_t
+	return !filepath.IsAbs(m.active) || unix.Stat(m.active, &named) != nil || unix.Stat(dir, &ours) != nil || named.Dev == ours.Dev && named.Ino == ours.Ino
 }
 
 // unescapeMount undoes what the kernel does with a blank, a tab, a newline and a backslash.
@@ -102,16 +113,16 @@ func unescapeMount(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
-// mountOf finds a mount of an active snapshot: here, or else in another process's mount namespace, where it cannot be used from here.
-func mountOf(active string) (m HostMount, here bool, err error) {
-	mark := []byte("/active/" + active + "/")
+// mountOf finds a mount of the active snapshot in dir: here, or else in another process's mount namespace, where it cannot be used from here.
+func mountOf(dir string) (m HostMount, here bool, err error) {
+	mark := []byte("/active/" + filepath.Base(dir) + "/")
 	look := func(table string) (HostMount, bool, error) {
 		b, err := os.ReadFile(table)
 		if err != nil || !bytes.Contains(b, mark) {
 			return HostMount{}, false, err
 		}
 		for _, m := range overlaysIn(b) {
-			if m.active == active {
+			if filepath.Base(m.active) == filepath.Base(dir) && m.isOf(dir) {
 				return m, true, nil
 			}
 		}
@@ -196,11 +207,11 @@ func lockMount(dir string, how int) (lock *os.File, on *HostMount, err error) {
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
-	m, here, err := mountOf(filepath.Base(dir))
+	m, here, err := mountOf(dir)
 	// A container that is being started has a copy of the host's mounts for a moment, whatever is unmounted here meanwhile.
 	for try := 0; err == nil && m.active != "" && !here && try < 20; try++ {
 		time.Sleep(10 * time.Millisecond)
-		m, here, err = mountOf(filepath.Base(dir))
+		m, here, err = mountOf(dir)
 	}
 	switch {
 	case err != nil:

@@ -154,3 +154,33 @@ func TestMount(t *testing.T) {
 		t.Errorf("mounts that failed left %q", left)
 	}
 }
+
+// A store that was copied has the names of the first; what is mounted of the one is nothing to the other.
+func TestMountOfACopy(t *testing.T) {
+	e := withBusybox(t)
+	e.ok("run", "--name", "work", "busybox", "true")
+	path := strings.TrimSpace(e.ok("mount", "work"))
+	sh(t, e.dir, "cp -a "+e.root+" copied")
+	in := func(args string) string {
+		r := e.script("LAYERCTL_ROOT=$PWD/copied LAYERCTL_RUN_ROOT=$PWD/copied.run $L " + args)
+		if r.code != 0 {
+			t.Errorf("in the copy, %s: %+v", args, r)
+		}
+		return r.stdout
+	}
+	if got := in("mount --format '{{.Path}}'"); got != "" {
+		t.Errorf("the copy shows as mounted %q", got)
+	}
+	in("start work")
+	in("wait work")
+	in("commit work new")
+	in("umount --all")
+	in("rm -f work")
+	if err := os.WriteFile(filepath.Join(path, "x"), nil, 0o644); err != nil {
+		t.Error(err)
+	}
+	if got := e.ok("diff", "work"); got != "A /x\n" {
+		t.Errorf("the first has changed %q", got)
+	}
+	e.ok("umount", "work")
+}
