@@ -30,19 +30,13 @@ type ReadOptions struct {
 // Read hands the events in a directory's diary to f, in the order in which they were written, until f returns an error, which is Read's
 // then. A directory without a diary has no events.
 func Read(ctx context.Context, dir string, o ReadOptions, f func(Event) error) error {
-	var changed <-chan struct{}
+	w := new(watch.Dir)
 	if o.Follow {
-		w, err := watch.Open(dir) // before the first look
-		if err != nil {
+		var err error
+		if w, err = watch.Open(ctx, dir, o.Until); err != nil { // before the first look
 			return err
 		}
 		defer w.Close()
-		changed = w.Changed
-		if !o.Until.IsZero() {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(ctx, o.Until)
-			defer cancel()
-		}
 	}
 	r := reader{path: filepath.Join(dir, "events"), o: o, f: f}
 	defer r.close()
@@ -54,8 +48,8 @@ func Read(ctx context.Context, dir string, o ReadOptions, f func(Event) error) e
 			return err
 		}
 		select {
-		case <-changed:
-		case <-ctx.Done():
+		case <-w.Changed:
+		case <-w.Done:
 			return r.read() // what came to the last
 		}
 	}

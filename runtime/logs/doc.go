@@ -10,6 +10,7 @@
 // and nothing is lost with the monitor. The contents of a stream's records, with a newline after each F, are byte for byte what the
 // container printed there.
 //
-// There is one writer, the container's monitor; readers take no lock. Nothing is synced: a power cut may take the end. A line that is no
+// There is one writer, the container's monitor; readers take no lock. Each file has a mark that says which was the log before it
+// (trusted.layerctl.after, an extended attribute), by which a reader learns that one in between is gone. Nothing is synced: a power cut may take the end. A line that is no
 // record is shown as it is.
 package logs

@@ -19,7 +19,10 @@ import (
 type files struct {
 	dir  string
 	list []file // the oldest first
+	gap  int64  // an offset before which something was there that rotation has taken away, or noGap
 }
+
+const noGap = -1
 
 type file struct {
 	f     *os.File
@@ -38,7 +41,7 @@ func (f *file) end() int64 {
 
 // openFiles opens the log in a directory, with all that rotation has left.
 func openFiles(dir string) (*files, error) {
-	l := &files{dir: dir}
+	l := &files{dir: dir, gap: noGap}
 	list, err := openAll(dir)
 	if err == nil {
 		err = l.add(list)
@@ -143,9 +146,35 @@ func (l *files) add(list []*os.File) error {
 		if err != nil {
 			return err
 		}
+		if n := len(l.list); n > 0 && !follows(f, l.list[n-1].f) {
+			l.gap = l.end()
+		}
 		l.list = append(l.list, file{f: f, start: l.end(), size: info.Size()})
 	}
 	return nil
+}
+
+// afterMark is an extended attribute of a file of the log: which file was the log before, by its inode number. Who follows the log learns
+// of it that one in between has gone before he could look at it.
+const afterMark = "trusted.layerctl.after"
+
+// markAfter says in a file what it comes after. Where that cannot be, whoever follows does not learn what he missed, and no more.
+func markAfter(f, before *os.File) {
+	var st unix.Stat_t
+	if unix.Fstat(int(before.Fd()), &st) == nil {
+		unix.Fsetxattr(int(f.Fd()), afterMark, strconv.AppendUint(nil, st.Ino, 10), 0)
+	}
+}
+
+// follows says whether a file comes after another, as far as is known: nobody marks one that was made when there was none.
+func follows(f, before *os.File) bool {
+	var mark [20]byte
+	n, err := unix.Fgetxattr(int(f.Fd()), afterMark, mark[:])
+	if err != nil {
+		return true
+	}
+	var st unix.Stat_t
+	return unix.Fstat(int(before.Fd()), &st) != nil || string(mark[:n]) == strconv.FormatUint(st.Ino, 10)
 }
 
 // complete takes in what has been written to a file that another has followed by now.

@@ -30,19 +30,13 @@ const halfTries = 5
 // Read shows a container's log, in its directory, what came on stdout and on stderr each on its own. A directory without a log is one of a
 // container that has printed nothing.
 func Read(ctx context.Context, dir string, o ReadOptions, stdout, stderr io.Writer) error {
-	var changed <-chan struct{}
+	w := new(watch.Dir)
 	if o.Follow {
-		w, err := watch.Open(dir) // before the first look
-		if err != nil {
+		var err error
+		if w, err = watch.Open(ctx, dir, o.Until); err != nil { // before the first look
 			return err
 		}
 		defer w.Close()
-		changed = w.Changed
-		if !o.Until.IsZero() {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(ctx, o.Until)
-			defer cancel()
-		}
 	}
 	l, err := openFiles(dir)
 	if err != nil {
@@ -84,9 +78,9 @@ func Read(ctx context.Context, dir string, o ReadOptions, stdout, stderr io.Writ
 			return r.rest()
 		}
 		select {
-		case <-changed:
+		case <-w.Changed:
 		case <-o.Ended:
-		case <-ctx.Done():
+		case <-w.Done:
 			return r.rest()
 		}
 	}
@@ -157,6 +151,10 @@ func (r *reader) show(last bool) error {
 			if n < 0 {
 				break
 			}
+			if r.pos == r.files.gap {
+				r.files.gap = noGap
+				r.missing()
+			}
 			if err := r.line(b[:n], true); err != nil {
 				return err
 			}
@@ -176,6 +174,17 @@ func (r *reader) show(last bool) error {
 		}
 	}
 	return nil
+}
+
+// missing ends the lines whose ends are gone, and says so.
+func (r *reader) missing() {
+	for p, mid := range r.mid {
+		if mid && !r.hide[p] {
+			r.write(p, nil, true)
+		}
+	}
+	r.mid, r.torn = [2]bool{}, false
+	r.write(1, []byte("layerctl: some of the output is missing here: its log was rotated away before it could be shown"), true)
 }
 
 // rest shows what the log ends with.

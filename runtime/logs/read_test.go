@@ -318,6 +318,54 @@ func TestFollowRotation(t *testing.T) {
 	}
 }
 
+// Who is slower than rotation learns where something is missing, and nowhere else.
+func TestFollowGap(t *testing.T) {
+	dir := t.TempDir()
+	w := openLog(t, dir, Options{MaxSize: 100, MaxFile: 2})
+	line := func(n int) string { return fmt.Sprintf("%40d\n", n) } // a file has one of them
+	for n := range 3 {
+		w.Append(Stdout, []byte(line(n)), noon)
+	}
+	w.Append(Stdout, []byte("half"), noon)
+	started, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var out, errs bytes.Buffer
+	slow := writerFunc(func(b []byte) (int, error) {
+		if out.Len() == 0 {
+			close(started)
+			<-goOn
+		}
+		return out.Write(b)
+	})
+	done := make(chan error)
+	go func() {
+		done <- Read(context.Background(), dir, ReadOptions{Tail: -1, Follow: true, Ended: ended}, slow, &errs)
+	}()
+	<-started
+	w.Append(Stdout, []byte("\n"), noon)
+	for n := 3; n < 8; n++ {
+		w.Append(Stdout, []byte(line(n)), noon)
+	}
+	close(goOn)
+	close(ended)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if want := line(2) + "half\n" + line(6) + line(7); out.String() != want {
+		t.Errorf("a slow reader was shown %q, want %q", out.String(), want)
+	}
+	const note = "layerctl: some of the output is missing here: its log was rotated away before it could be shown\n"
+	if errs.String() != note {
+		t.Errorf("it was told %q, want %q", errs.String(), note)
+	}
+	if got := shown(t, dir, ReadOptions{Tail: -1}); got != line(6)+line(7)+"\n--\n" {
+		t.Errorf("who comes later is shown %q", got)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
 // Whatever is in the files: it is shown, without an error, the same as a plain reading of it, and the tail is the end of it.
 func FuzzRead(f *testing.F) {
 	const at = "2026-11-25T12:00:00.123456789Z "

@@ -224,6 +224,7 @@ func (w *Writer) rotate() {
 	if err != nil {
 		return
 	}
+	markAfter(f, w.files[len(w.files)-1])
 	failpoint.Hit("log/made")
 	for n := w.o.MaxFile - 1; n > 0 && err == nil; n-- {
 		if err = os.Rename(w.name(n-1), w.name(n)); errors.Is(err, fs.ErrNotExist) {

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,7 +10,7 @@ import (
 
 func TestDir(t *testing.T) {
 	dir := t.TempDir()
-	d, err := Open(dir)
+	d, err := Open(context.Background(), dir, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +50,20 @@ func TestDir(t *testing.T) {
 	if _, open := <-d.Changed; open {
 		t.Error("a watch that was closed tells of a change")
 	}
-	if _, err := Open(path + "/none"); err == nil {
+	if _, err := Open(context.Background(), path+"/none", time.Time{}); err == nil {
 		t.Error("a directory that is not there was watched")
+	}
+	if err := new(Dir).Close(); err != nil {
+		t.Error(err)
+	}
+	d, err = Open(context.Background(), dir, time.Now().Add(10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	select {
+	case <-d.Done:
+	case <-time.After(20 * time.Second):
+		t.Error("it goes on past its time")
 	}
 }
