@@ -37,7 +37,7 @@ type StartOptions struct {
 }
 
 // Start starts a container that does not run. Attached, it returns the exit status; else 0 when the command has begun. One that runs
-// already is left as it is, which is an error when its output was to be seen from the start.
+// already is left as it is; one that waits for its restart policy to start it again has waited long enough.
 func (s *Store) Start(ctx context.Context, c *Container, o StartOptions, streams IO) (int, error) {
 	code, err := s.start(ctx, c, o, streams)
 	if err != nil && !errors.Is(err, monitor.ErrDetached) {
@@ -54,9 +54,9 @@ func (s *Store) start(ctx context.Context, c *Container, o StartOptions, streams
 	switch {
 	case c.State.Status == StatusPaused:
 		return 0, &kindError{"it is paused", ErrPaused}
-	case c.State.Status == StatusRunning && o.Attach:
-		return s.attach(ctx, c, o, streams)
-	case c.State.Running():
+	case c.State.Status == StatusRestarting, c.State.Status == StatusRunning && o.Attach:
+		return s.connect(ctx, c, o, streams)
+	case c.State.Status == StatusRunning:
 		return 0, nil
 	}
 	if o.Input && c.Interactive {
@@ -143,6 +143,12 @@ func (s *Store) attach(ctx context.Context, c *Container, o StartOptions, stream
 	case c.State.Status != StatusRunning:
 		return 0, notRunning(c)
 	}
+	return s.connect(ctx, c, o, streams)
+}
+
+// connect connects the caller's streams with a container that has a monitor. One that is between two runs starts the next now. Without
+// o.Attach it returns as soon as the container runs.
+func (s *Store) connect(ctx context.Context, c *Container, o StartOptions, streams IO) (int, error) {
 	if standsStill(c.monitor) {
 		return 0, &kindError{fmt.Sprintf("its monitor (process %d) is stopped, and cannot give what the container prints", c.monitor), ErrInUse}
 	}
@@ -154,15 +160,26 @@ func (s *Store) attach(ctx context.Context, c *Container, o StartOptions, stream
 		return 0, err
 	}
 	defer conn.Close()
-	hello := monitor.Hello{Input: o.Input && c.Interactive, Output: true}
+	hello := monitor.Hello{Input: o.Input && c.Interactive, Output: o.Attach}
 	if hello.Input {
 		if err := checkInput(c.TTY, streams.Stdin); err != nil {
 			return 0, err
 		}
 	}
-	hello.Window(streams.Stdout, streams.Stdin)
+	if o.Attach {
+		hello.Window(streams.Stdout, streams.Stdin)
+	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	code := 0
-	if err = conn.Greet(hello); err == nil {
+	err = conn.Greet(hello)
+	if err == nil && c.State.Status == StatusRestarting {
+		err = conn.Signal(unix.SIGCONT)
+	}
+	switch {
+	case err != nil:
+	case !o.Attach:
+		_, err = conn.WaitStarted()
+	default:
 		s.happened(&c.Config, "attach")
 		code, err = monitor.Attach(conn, monitor.AttachOptions{Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
 			Input: hello.Input, TTY: c.TTY, DetachKeys: o.DetachKeys, Signals: monitor.Catch(), Proxy: true, Warn: s.warn})
@@ -171,9 +188,15 @@ func (s *Store) attach(ctx context.Context, c *Container, o StartOptions, stream
 	case errors.Is(err, monitor.ErrDetached):
 		s.happened(&c.Config, "detach")
 	case errors.Is(err, monitor.ErrGone), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
-		// It may have ended before it took us in.
-		if now, lerr := s.load(ctx, c.ID); lerr == nil && now.State.Status == StatusExited && now.State.Error == "" {
+		now, lerr := s.load(ctx, c.ID)
+		switch {
+		case ctx.Err() != nil:
+			return 0, ctx.Err()
+		case lerr != nil:
+		case now.State.Status == StatusExited && now.State.Error == "": // before it took us in
 			return now.State.ExitCode, nil
+		case now.State.Status == StatusRestarting && !o.Attach: // it took us in just before
+			return s.connect(ctx, now, o, streams)
 		}
 	}
 	return code, err

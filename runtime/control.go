@@ -123,10 +123,15 @@ func (s *Store) kill(ctx context.Context, c *Container, sig unix.Signal) error {
 	if err != nil {
 		return err
 	}
+	stop, _ := c.EndsBy()
+	ends := sig == unix.SIGKILL || sig == stop
+	if ends && c.State.Status == StatusRestarting { // as docker: there is nobody to send it to, and there will be nobody
+		return s.stop(ctx, c, new(time.Duration))
+	}
 	if c.State.Pid == 0 {
 		return notRunning(c)
 	}
-	if stop, _ := c.EndsBy(); sig == unix.SIGKILL || sig == stop {
+	if ends {
 		if err := s.stopping(c); err != nil {
 			return err
 		}

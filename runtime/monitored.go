@@ -219,7 +219,7 @@ func (s *Store) again(r *recorded, e ended, stopped bool) bool {
 	return false
 }
 
-// pauseBetween waits between two runs, and says whether there is to be another.
+// pauseBetween waits between two runs, and says whether there is to be another. A SIGCONT ends the wait: somebody wants it to run now.
 func (s *Store) pauseBetween(r *recorded, delay time.Duration) bool {
 	t := time.NewTimer(delay)
 	defer t.Stop()
@@ -230,7 +230,10 @@ func (s *Store) pauseBetween(r *recorded, delay time.Duration) bool {
 		select {
 		case <-t.C:
 			return !exists(s.volatile(&r.Config, "stopping"))
-		case <-r.signals:
+		case sig := <-r.signals:
+			if sig == unix.SIGCONT {
+				t.Reset(0)
+			}
 		}
 	}
 }

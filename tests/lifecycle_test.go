@@ -209,10 +209,28 @@ func TestRestartPolicy(t *testing.T) {
 	if n := runs("good"); n != 1 || e.state("good") != "exited" {
 		t.Errorf("on-failure of one that does not fail ran %d times, and it is %s", n, e.state("good"))
 	}
-	e.ok("run", "-d", "--name", "always", "--restart", "always", "busybox", "sh", "-c", "echo >> /runs; exit 1")
+	e.ok("run", "-d", "--name", "always", "--restart", "always", "busybox", "sh", "-c", "echo >> /runs; echo run; exit 1")
 	eventually(t, "it has run three times", func() bool { return runs("always") >= 3 })
 	eventually(t, "it is between two runs", func() bool { return e.state("always") == "restarting" })
 	e.fails(1, []string{"restarting"}, "attach", "always")
+	restarts := func() string { return e.ok("inspect", "--format", "{{.RestartCount}}", "always") }
+	before := restarts()
+	e.ok("start", "always")
+	if after := restarts(); after == before {
+		t.Errorf("a start between two runs leaves %s runs", after)
+	}
+	eventually(t, "it is between two runs again", func() bool { return e.state("always") == "restarting" })
+	if r := e.run("start", "-a", "always"); r.code != 1 || r.stdout != "run\n" {
+		t.Errorf("attached, a start between two runs ends with %d and %q: %s", r.code, r.stdout, r.stderr)
+	}
+	eventually(t, "it is between two runs again", func() bool { return e.state("always") == "restarting" })
+	e.fails(1, []string{"is not running (restarting)"}, "kill", "-s", "USR1", "always")
+	e.ok("kill", "always")
+	if e.state("always") != "exited" {
+		t.Errorf("killed between two runs it is %s", e.state("always"))
+	}
+	e.ok("start", "always")
+	eventually(t, "it is between two runs again", func() bool { return e.state("always") == "restarting" })
 	e.ok("stop", "always")
 	n := runs("always")
 	time.Sleep(500 * time.Millisecond)

@@ -11,6 +11,6 @@
 // container printed there.
 //
 // There is one writer, the container's monitor; readers take no lock. Each file has a mark that says which was the log before it
-// (trusted.layerctl.after, an extended attribute), by which a reader learns that one in between is gone. Nothing is synced: a power cut may take the end. A line that is no
-// record is shown as it is.
+// (trusted.layerctl.after, an extended attribute), by which a reader learns that one in between is gone. Nothing is synced: a power cut may
+// take the end. A line that is no record is shown as it is.
 package logs

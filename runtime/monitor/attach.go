@@ -59,12 +59,13 @@ func (h *Hello) Window(files ...*os.File) {
 	}
 }
 
-// WaitStarted waits until the container runs, and returns its pid. The error is a *StartError where it could not be started.
+// WaitStarted waits until the container runs, and returns its pid. The error is a *StartError where it could not be started, and ErrGone
+// where it has ended.
 func (c *Conn) WaitStarted() (pid int, err error) {
 	for {
 		kind, data, err := c.receive()
 		switch {
-		case err == io.EOF:
+		case err == io.EOF || kind == frameExit:
 			return 0, ErrGone
 		case err != nil:
 			return 0, fmt.Errorf("talk to the container's monitor: %w", err)
