@@ -118,7 +118,7 @@ func (o CreateOptions) config() (Config, error) {
 		}
 	}
 	if len(c.Command) == 0 {
-		return c, invalid("no command: the image %s names none, and none was given", o.Image.Name)
+		return c, &kindError{fmt.Sprintf("no command: the image %s names none, and none was given", o.Image.Name), ErrNoCommand}
 	}
 	return c, nil
 }

@@ -33,6 +33,7 @@ var (
 	ErrExists      = errors.New("name in use")
 	ErrInUse       = errors.New("container is running")
 	ErrInvalid     = errors.New("invalid")
+	ErrNoCommand   = fmt.Errorf("no command: %w", ErrInvalid) // neither the image nor the caller says what to run
 	ErrUnsupported = errors.New("not supported")
 )
 

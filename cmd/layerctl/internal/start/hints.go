@@ -34,6 +34,7 @@ func WithHint(err error) error {
 		{runtime.ErrNotFound, "`layerctl ps -a` lists the containers"},
 		{runtime.ErrNotRunning, "`layerctl ps -a` says how each container is"},
 		{runtime.ErrPaused, "`layerctl unpause` lets it go on"},
+		{runtime.ErrNoCommand, "put one behind the image, as in `layerctl run -it IMAGE /bin/sh`, or into it: `layerctl config --change 'CMD [\"/bin/sh\"]'`"},
 		{runtime.ErrExists, "choose another --name, or remove the other container with `layerctl rm`"},
 		{runtime.ErrInUse, "end it first, or use -f"},
 		{snapshot.ErrMounted, "`layerctl mount` lists the mounts, and `layerctl umount` takes one down; `layerctl rm -f` does, too"},
