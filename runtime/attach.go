@@ -160,7 +160,7 @@ func (s *Store) connect(ctx context.Context, c *Container, o StartOptions, strea
 		return 0, err
 	}
 	defer conn.Close()
-	hello := monitor.Hello{Input: o.Input && c.Interactive, Output: o.Attach}
+	hello := monitor.Hello{Input: o.Input && c.Interactive, Output: o.Attach, Pipe: o.Attach}
 	if hello.Input {
 		if err := checkInput(c.TTY, streams.Stdin); err != nil {
 			return 0, err

@@ -34,7 +34,7 @@ func (s *Store) runMonitored(r *recorded, a attachment, streams IO) (int, error)
 		return 0, fmt.Errorf("start monitor: %w: %w", errNoMonitor, err)
 	}
 	defer conn.Close()
-	hello := monitor.Hello{Input: a.input, Output: a.output, FromStart: true}
+	hello := monitor.Hello{Input: a.input, Output: a.output, FromStart: true, Pipe: a.input && a.output}
 	if a.output {
 		hello.Window(streams.Stdout, streams.Stdin)
 	}

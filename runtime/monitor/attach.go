@@ -86,8 +86,9 @@ type attachment struct {
 	AttachOptions
 	c     *Conn
 	raw   bool
-	under chan bool   // a place for each input on its way
-	full  atomic.Bool // the container takes no more input
+	under chan bool               // a place for each input on its way
+	full  atomic.Bool             // the container takes no more input
+	pipe  atomic.Pointer[os.File] // the container's stdin, once the monitor has given it
 
 	mu     sync.Mutex
 	left   error // ErrDetached, when the user has left
@@ -113,6 +114,8 @@ func Attach(c *Conn, o AttachOptions) (code int, err error) {
 	defer close(done)
 	go a.signals(done)
 	if o.Input {
+		c.takesFile = true
+		defer a.setPipe(nil)
 		go a.input()
 	}
 	return a.output()
@@ -170,49 +173,6 @@ func (a *attachment) resize() {
 	}
 }
 
-// input sends what stdin gives.
-func (a *attachment) input() {
-	var keys *scanner
-	size := chunk
-	if a.raw {
-		size = 4 << 10
-		if len(a.DetachKeys) > 0 {
-			keys = &scanner{keys: a.DetachKeys}
-		}
-	}
-	buf, kept := make([]byte, size), []byte(nil)
-	for {
-		n, err := a.Stdin.Read(buf)
-		data, left := buf[:n], false
-		if keys != nil {
-			kept, left = keys.scan(kept[:0], data)
-			data = kept
-		}
-		if a.full.Load() && !a.raw {
-			a.Stdin.Close() // so that whoever writes is told, as he would be by the container
-			return
-		}
-		if len(data) > 0 {
-			a.under <- true
-			if a.c.send(frameInput, data) != nil {
-				return
-			}
-		}
-		if left {
-			a.leave(0)
-			return
-		}
-		if err != nil {
-			if a.raw { // there is no other end of input in raw mode
-				a.leave(128 + int(unix.SIGHUP))
-				return
-			}
-			a.c.send(frameEnd, nil)
-			return
-		}
-	}
-}
-
 // output writes what comes from the monitor, to the last word.
 func (a *attachment) output() (int, error) {
 	var broken [2]error // what is wrong with stdout and stderr
@@ -254,6 +214,10 @@ func (a *attachment) output() (int, error) {
 			}
 		case kind == frameFull:
 			a.full.Store(true)
+		case kind == frameStdin:
+			if f := a.c.takeFile(); f != nil {
+				a.setPipe(f)
+			}
 		case kind == frameOutput:
 			err = print(0, a.Stdout, Stdout, data)
 		case kind == frameErrors:

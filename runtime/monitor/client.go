@@ -117,7 +117,7 @@ func (c *client) put(first, second []byte) {
 	n := 0
 	if !c.flushing {
 		var err error
-		if n, err = c.conn.try(first, second); err != nil {
+		if n, err = c.conn.try(first, second, nil); err != nil {
 			c.drop()
 			return
 		}

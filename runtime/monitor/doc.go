@@ -5,7 +5,8 @@
 // (Hello); then frames go both ways until the last one, which tells how the container ended.
 //
 // What the container prints is never held up by one who reads slowly as long as a log keeps it: such a client is fed from the log until it
-// has caught up. What clients send waits for the container, in a few pieces a client, and never in the way of signals and window sizes.
+// has caught up. What clients send waits for the container, in a few pieces a client, and never in the way of signals and window sizes;
+// where the container's stdin is a pipe they are given an end of it, and write to it themselves.
 //
 // An idle hub has no timer, and a goroutine for each stream and client, without buffers. Its lock is held for moments: nothing is closed
 // and nothing written that could wait while it is held.

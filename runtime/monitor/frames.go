@@ -29,6 +29,7 @@ const (
 	frameErrors  = 'r' // the same, on its stderr
 	frameTaken   = 't' // the container has taken one input
 	frameFull    = 'c' // the container takes no more input
+	frameStdin   = 'p' // an end of the container's stdin, a pipe, comes with it (SCM_RIGHTS, unix(7)): see Hello.Pipe
 	frameNote    = 'n' // a line for the user
 	frameExit    = 'x' // its exit status, 4 bytes: the last frame
 	frameFailed  = 'f' // it could not be started: exit status, 4 bytes, the kind of error, 1 byte, and the reason: the last frame
@@ -52,12 +53,13 @@ type Hello struct {
 	Input      bool   // it may send input
 	Output     bool   // it wants what the container prints
 	FromStart  bool   // and what it has printed since its start, where there is a log
+	Pipe       bool   // it would rather write to the container's stdin itself, where that is a pipe
 	Rows, Cols uint16 // its window; 0 by 0 for none
 }
 
 func (h Hello) marshal() []byte {
 	b := []byte{0}
-	for i, set := range []bool{h.Input, h.Output, h.FromStart} {
+	for i, set := range []bool{h.Input, h.Output, h.FromStart, h.Pipe} {
 		if set {
 			b[0] |= 1 << i
 		}
@@ -69,7 +71,7 @@ func parseHello(b []byte) (h Hello, ok bool) {
 	if len(b) != 5 {
 		return h, false
 	}
-	return Hello{Input: b[0]&1 != 0, Output: b[0]&2 != 0, FromStart: b[0]&4 != 0,
+	return Hello{Input: b[0]&1 != 0, Output: b[0]&2 != 0, FromStart: b[0]&4 != 0, Pipe: b[0]&8 != 0,
 		Rows: binary.BigEndian.Uint16(b[1:]), Cols: binary.BigEndian.Uint16(b[3:])}, true
 }
 
@@ -83,6 +85,9 @@ type Conn struct {
 	buf         *[received]byte // nil where nothing is in it: a connection on which nothing comes holds no memory
 	large       []byte          // instead of it, for a frame that is larger
 	first, last int             // what is in it
+
+	takesFile bool // descriptors that come are kept: at most one, until it is asked for
+	file      *os.File
 }
 
 // buffers are for what is received.
@@ -119,6 +124,13 @@ func pollable(fd int, name string) (*os.File, syscall.RawConn, error) {
 
 // Close closes the stream.
 func (c *Conn) Close() error { return c.f.Close() }
+
+// takeFile returns the pipe that came with the frame that was received last, or nil. It is the caller's.
+func (c *Conn) takeFile() *os.File {
+	f := c.file
+	c.file = nil
+	return f
+}
 
 // appendHeader appends what a frame of n bytes begins with.
 func appendHeader(b []byte, kind byte, n int) []byte {
@@ -157,7 +169,7 @@ func (c *Conn) write(progress func(n int), first, second []byte) error {
 	werr := c.rc.Write(func(fd uintptr) bool {
 		for len(first)+len(second) > 0 {
 			var n int
-			n, err = sendNow(fd, first, second)
+			n, err = sendNow(fd, first, second, nil)
 			if err == unix.EAGAIN {
 				return false
 			}
@@ -179,8 +191,8 @@ func (c *Conn) write(progress func(n int), first, second []byte) error {
 }
 
 // try writes of a frame what can be written without waiting, and says how many bytes that was.
-func (c *Conn) try(first, second []byte) (n int, err error) {
-	if cerr := c.rc.Control(func(fd uintptr) { n, err = sendNow(fd, first, second) }); cerr != nil {
+func (c *Conn) try(first, second, rights []byte) (n int, err error) {
+	if cerr := c.rc.Control(func(fd uintptr) { n, err = sendNow(fd, first, second, rights) }); cerr != nil {
 		return 0, cerr
 	}
 	if err == unix.EAGAIN {
@@ -189,10 +201,10 @@ func (c *Conn) try(first, second []byte) (n int, err error) {
 	return n, err
 }
 
-// sendNow sends what the socket takes of two pieces.
-func sendNow(fd uintptr, first, second []byte) (int, error) {
+// sendNow sends what the socket takes of two pieces. The rights (SCM_RIGHTS, unix(7)) go with the first byte.
+func sendNow(fd uintptr, first, second, rights []byte) (int, error) {
 	for {
-		n, err := unix.SendmsgBuffers(int(fd), [][]byte{first, second}, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		n, err := unix.SendmsgBuffers(int(fd), [][]byte{first, second}, rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if err != unix.EINTR {
 			return max(n, 0), err
 		}
@@ -251,7 +263,7 @@ func (c *Conn) fill(n int) error {
 			c.buf = buffers.Get().(*[received]byte)
 		}
 		for {
-			if got, err = unix.Read(int(fd), c.space()[c.last:]); err != unix.EINTR {
+			if got, err = c.read(int(fd), c.space()[c.last:]); err != unix.EINTR {
 				break
 			}
 		}
@@ -273,6 +285,31 @@ func (c *Conn) fill(n int) error {
 		c.last += got
 	}
 	return err
+}
+
+// read reads once. A descriptor that nobody asked for is closed by the kernel.
+func (c *Conn) read(fd int, b []byte) (int, error) {
+	if !c.takesFile {
+		return unix.Read(fd, b)
+	}
+	var rights [24]byte // a header and one descriptor: the kernel closes what is more
+	n, m, _, _, err := unix.Recvmsg(fd, b, rights[:], unix.MSG_CMSG_CLOEXEC)
+	if err != nil || m == 0 {
+		return n, err
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:m])
+	if err != nil || len(messages) != 1 {
+		return n, err
+	}
+	files, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(files) != 1 {
+		return n, err
+	}
+	if c.file != nil {
+		c.file.Close()
+	}
+	c.file = os.NewFile(uintptr(files[0]), "pipe")
+	return n, nil
 }
 
 // release gives the buffer back, when nothing is in it.

@@ -128,6 +128,7 @@ func (h *Hub) Join(conn *Conn) {
 	if h.pid != 0 {
 		c.send(frameStarted, binary.BigEndian.AppendUint32(nil, uint32(h.pid)))
 	}
+	h.stdin.hand(c)
 	if c.Output && c.FromStart && h.log != nil {
 		c.behind, c.pos = true, h.begun
 		c.flush()
@@ -170,9 +171,12 @@ func (h *Hub) Begin(s Streams) error {
 	}
 	h.setSize(h.rows, h.cols)
 	if h.o.Stdin && in != nil {
-		return h.stdin.begin(in, in == s.Stdin)
+		err = h.stdin.begin(in, in == s.Stdin)
+		for c := range h.clients {
+			h.stdin.hand(c)
+		}
 	}
-	return nil
+	return err
 }
 
 // own makes a file pollable.

@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"fmt"
 	"os"
 	"sync"
 	"syscall"
@@ -56,6 +57,33 @@ func (s *stdin) own(c *client) {
 	defer s.mu.Unlock()
 	if s.owner == nil {
 		s.owner = c
+	}
+}
+
+// hand gives a client an end of the pipe that is the container's stdin, so that its input needs neither frames nor the monitor. Where
+// input ends with a client that one alone gets it: nobody else, stopped perhaps, can keep it open. A client for whom something waits does
+// not get it, and goes on with frames, as all do that know nothing of this. The hub's lock must be held.
+func (s *stdin) hand(c *client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !c.Pipe || !c.Input || s.f == nil || !s.pipe || s.shut || s.ended || s.owner != nil && s.owner != c || c.gone || c.last != nil || c.waiting() > 0 {
+		return
+	}
+	// It is opened anew, for who waits when it is full: that belongs to what was opened, and the monitor must not wait.
+	fd := -1
+	err := s.rc.Control(func(ours uintptr) {
+		fd, _ = unix.Open(fmt.Sprintf("/proc/self/fd/%d", ours), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	})
+	if err != nil || fd < 0 {
+		return // nobody reads it any more
+	}
+	defer unix.Close(fd)
+	if unix.SetNonblock(fd, false) != nil {
+		return
+	}
+	frame := appendFrame(nil, frameStdin, nil)
+	if n, err := c.conn.try(frame, nil, unix.UnixRights(fd)); err == nil && n > 0 && n < len(frame) {
+		c.put(frame[n:], nil)
 	}
 }
 
