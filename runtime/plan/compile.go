@@ -437,11 +437,18 @@ func (c *compiler) bounding() {
 	}
 }
 
+// lastCapability asks the kernel which capabilities it knows (capabilities(7): PR_CAPBSET_READ refuses others).
 func lastCapability() int {
-	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
-	n, aerr := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil || aerr != nil || n > 63 {
-		return 40 // CAP_CHECKPOINT_RESTORE, 5.9
+	known := func(n int) bool {
+		_, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0)
+		return err == nil
+	}
+	n := unix.CAP_LAST_CAP
+	for n > 0 && !known(n) {
+		n--
+	}
+	for n < 63 && known(n+1) {
+		n++
 	}
 	return n
 }
