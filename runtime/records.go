@@ -74,17 +74,26 @@ func readBytes(path string) (b []byte, err error) {
 // buffers are for withBytes: a list of containers reads thousands of files.
 var buffers sync.Pool
 
-// withBytes is readBytes for whoever keeps nothing of the bytes. It does without an os.File, which asks the kernel twice as much.
+// maxRecord is how large a record may be: some files of variables and labels (maxGivenFile) make the largest.
+const maxRecord = 64 << 20
+
+// withBytes is readBytes for whoever keeps nothing of the bytes. It does without an os.File, which asks the kernel twice as much. What
+// stands in the place of a record and cannot be one, as a directory, a pipe or a link, is snapshot.ErrDamaged.
 func withBytes(path string, use func([]byte) error) error {
 	fail := func(err error) error { return &fs.PathError{Op: "read", Path: path, Err: err} }
+	other := func() error { return fail(fmt.Errorf("it is no record: %w", snapshot.ErrDamaged)) }
 	var fd int
 	err := error(unix.EINTR)
 	for err == unix.EINTR {
-		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	}
+	if err == unix.ELOOP || err == unix.ENXIO {
+		return other()
 	}
 	if err != nil {
 		return fail(err)
 	}
+	defer unix.Close(fd)
 	buf, _ := buffers.Get().(*[]byte)
 	if buf == nil {
 		buf = new([]byte)
@@ -97,17 +106,25 @@ func withBytes(path string, use func([]byte) error) error {
 		if err == unix.EINTR {
 			continue
 		}
+		if err == unix.EISDIR || err == unix.EAGAIN {
+			return other()
+		}
 		if err != nil {
-			unix.Close(fd)
 			return fail(err)
 		}
 		if n += got; got == 0 || n < len(*buf) { // a regular file gives what it has
 			break
 		}
+		if n >= maxRecord {
+			return other()
+		}
 		*buf = append(*buf, make([]byte, len(*buf))...)
 	}
-	unix.Close(fd)
 	b := (*buf)[:n]
+	var st unix.Stat_t
+	if n == 0 && unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return other()
+	}
 	if len(bytes.Trim(b, "\x00")) == 0 {
 		return fail(fs.ErrNotExist)
 	}

@@ -93,13 +93,13 @@ func (r *repairer) container(ctx context.Context, id string) error {
 	}
 	r.Claims[snapshotKey(id)] = claimOf(&c, r.path(id, "config.json"))
 	if exit != nil && !errors.Is(exit, fs.ErrNotExist) {
-		e = ended{ExitCode: 255, Error: "the record of its end was damaged", FinishedAt: time.Now().UTC()}
+		e = ended{Begun: true, Error: "the record of its end was damaged"}
 	} else if exit != nil || r.sealed(id, "exit.json") {
 		return nil
 	}
 	b, err := seal(id, "exit.json", e)
 	if err == nil {
-		err = snapshot.WriteFile(r.path(id, "exit.json"), b, true)
+		err = r.write(id, "exit.json", b)
 	}
 	if err == nil && exit != nil {
 		r.healed(id+"/exit.json", "made anew: how container "+name+" ended is not known any more")
@@ -107,6 +107,17 @@ func (r *repairer) container(ctx context.Context, id string) error {
 		r.healed(id+"/exit.json", "made right")
 	}
 	return err
+}
+
+// write writes a record, whatever stands in its place.
+func (r *repairer) write(id, name string, b []byte) error {
+	path := r.path(id, name)
+	if info, err := os.Lstat(path); err == nil && info.IsDir() {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	return snapshot.WriteFile(path, b, true)
 }
 
 func (s *Store) sealed(id, name string) bool {
@@ -146,7 +157,7 @@ func (r *repairer) config(ctx context.Context, id, name string, c Config, damage
 		return Config{}, r.abandon(ctx, id, name)
 	}
 	if err == nil {
-		err = snapshot.WriteFile(r.path(id, "config.json"), b, true)
+		err = r.write(id, "config.json", b)
 	}
 	return c, err
 }

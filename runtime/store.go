@@ -413,7 +413,7 @@ func (e *ended) state() State {
 	st := State{Status: StatusExited, ExitCode: e.ExitCode, Error: e.Error, OOMKilled: e.OOMKilled, RestartCount: e.RestartCount, StartedAt: e.StartedAt, FinishedAt: e.FinishedAt}
 	switch {
 	case e.Begun:
-		st.ExitCode, st.Error = 255, "its run root was emptied, as by a reboot; nobody saw how it ended"
+		st.ExitCode, st.Error = 255, cmp.Or(e.Error, "its run root was emptied, as by a reboot; nobody saw how it ended")
 	case e.StartedAt.IsZero():
 		st.Status = StatusCreated // it could not be started
 	}

@@ -92,23 +92,37 @@ func openOnce(dir string) ([]*os.File, error) {
 	slices.Reverse(numbers)
 	var list []*os.File
 	for _, n := range numbers {
-		f, err := os.OpenFile(logName(dir, n), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		f, err := openRegular(logName(dir, n), os.O_RDONLY)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
-		}
-		if err == nil {
-			var info fs.FileInfo
-			if info, err = f.Stat(); err == nil && !info.Mode().IsRegular() {
-				err = fmt.Errorf("%s is not a file", f.Name())
-			}
-			list = append(list, f)
 		}
 		if err != nil {
 			closeAll(list)
 			return nil, err
 		}
+		list = append(list, f)
 	}
 	return list, nil
+}
+
+// openRegular opens a file of the log, which nothing else may be there in place of: a link, a directory, or a pipe that nobody writes to.
+func openRegular(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENXIO) {
+		return nil, fmt.Errorf("%s is not a file", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // logName is the path of the n-th youngest file.
@@ -250,7 +264,7 @@ func (l *files) grow(keep int64) (bool, error) {
 			return false, err
 		}
 		if info.Size() < newest.size { // somebody has emptied it: it begins again
-			f, err := os.OpenFile(newest.f.Name(), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+			f, err := openRegular(newest.f.Name(), os.O_RDONLY)
 			if err == nil {
 				l.list = append(l.list, file{f: f, start: before})
 				newest = &l.list[n]

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/layerctl/layerctl/runtime/monitor"
 )
 
@@ -198,12 +200,23 @@ func TestGarbled(t *testing.T) {
 			}
 		}
 	}
-	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "log"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := Read(context.Background(), dir, ReadOptions{Tail: -1}, nil, nil); err == nil {
-		t.Error("a directory was read as a log")
+	for what, put := range map[string]func(path string) error{
+		"a directory": func(path string) error { return os.Mkdir(path, 0o700) },
+		"a pipe":      func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"a link":      func(path string) error { return os.Symlink("/etc/passwd", path) },
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "log")
+		if err := put(path); err != nil {
+			t.Fatal(err)
+		}
+		want := path + " is not a file"
+		if err := Read(context.Background(), dir, ReadOptions{Tail: -1}, nil, nil); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%s is read as a log: %v", what, err)
+		}
+		if w, err := Open(dir, Options{}); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%s is opened as a log: %v, %v", what, w, err)
+		}
 	}
 }
 

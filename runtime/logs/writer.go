@@ -61,12 +61,13 @@ type piece struct {
 func Open(dir string, o Options) (*Writer, error) {
 	o.MaxFile = max(o.MaxFile, 1)
 	w := &Writer{dir: dir, o: o}
-	f, err := os.OpenFile(w.name(0), os.O_RDWR|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := openRegular(logName(dir, 0), os.O_RDWR|os.O_APPEND|os.O_CREATE)
 	if err == nil {
-		w.size, err = finishLine(f)
+		if w.size, err = finishLine(f); err != nil {
+			f.Close()
+		}
 	}
 	if err != nil {
-		f.Close()
 		return nil, fmt.Errorf("open the container's log: %w", err)
 	}
 	w.take(f)
@@ -95,13 +96,6 @@ func finishLine(f *os.File) (int64, error) {
 func (w *Writer) take(f *os.File) {
 	w.files = append(w.files, f)
 	w.pieces = append(w.pieces, piece{start: w.end, f: f, off: w.size})
-}
-
-func (w *Writer) name(n int) string {
-	if n == 0 {
-		return filepath.Join(w.dir, "log")
-	}
-	return filepath.Join(w.dir, fmt.Sprintf("log.%d", n))
 }
 
 // Append writes what the container printed on a stream (Stdout or Stderr) at t. It never fails: what cannot be written is counted, and as
@@ -227,13 +221,13 @@ func (w *Writer) rotate() {
 	markAfter(f, w.files[len(w.files)-1])
 	failpoint.Hit("log/made")
 	for n := w.o.MaxFile - 1; n > 0 && err == nil; n-- {
-		if err = os.Rename(w.name(n-1), w.name(n)); errors.Is(err, fs.ErrNotExist) {
+		if err = os.Rename(logName(w.dir, n-1), logName(w.dir, n)); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
 	}
 	failpoint.Hit("log/renamed") // there is no log now: who reads waits for it, and who opens it makes one
 	if err == nil {
-		err = os.Rename(fresh, w.name(0))
+		err = os.Rename(fresh, logName(w.dir, 0))
 	}
 	if err != nil {
 		f.Close()
