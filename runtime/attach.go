@@ -64,12 +64,18 @@ func (s *Store) start(ctx context.Context, c *Container, o StartOptions, streams
 			return 0, err
 		}
 	}
-	signals := monitor.Catch()
 	r, err := s.holdIdle(ctx, c)
+	if errors.Is(err, ErrInUse) { // by another start, perhaps: then it will run in a moment
+		if now, lerr := s.load(ctx, c.ID); lerr == nil {
+			if now, lerr = s.begun(ctx, now); lerr == nil && now.State.Running() {
+				return s.start(ctx, now, o, streams)
+			}
+		}
+	}
 	if err != nil {
 		return 0, err
 	}
-	r.signals = signals
+	r.signals = monitor.Catch()
 	failpoint.Hit("start/volatile")
 	a := attachment{output: o.Attach, input: o.Input && c.Interactive, keys: o.DetachKeys}
 	code, err := s.runMonitored(r, a, streams)
@@ -81,7 +87,7 @@ func (s *Store) start(ctx context.Context, c *Container, o StartOptions, streams
 
 // holdIdle holds a container that does not run, for a start, and reads it again: it may have been removed meanwhile.
 func (s *Store) holdIdle(ctx context.Context, c *Container) (*recorded, error) {
-	lock, err := s.hold(ctx, c.ID, time.Second)
+	lock, err := s.hold(ctx, c.ID, 250*time.Millisecond) // for those who only look
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, &kindError{"another command is starting or removing it", ErrInUse}
 	}
@@ -153,8 +159,18 @@ func (s *Store) connect(ctx context.Context, c *Container, o StartOptions, strea
 		return 0, &kindError{fmt.Sprintf("its monitor (process %d) is stopped, and cannot give what the container prints", c.monitor), ErrInUse}
 	}
 	conn, err := s.dial(c)
-	if errors.Is(err, ErrNotRunning) && c.AutoRemove {
-		err = &kindError{fmt.Sprintf("it runs in the foreground of another command (process %d), which has its streams", c.monitor), ErrUnsupported}
+	if errors.Is(err, ErrNotRunning) {
+		now, lerr := s.load(ctx, c.ID)
+		switch {
+		case lerr != nil:
+			err = lerr
+		case !now.State.Running():
+			err = notRunning(now)
+		case c.AutoRemove:
+			err = &kindError{fmt.Sprintf("it runs in the foreground of another command (process %d), which has its streams", c.monitor), ErrUnsupported}
+		default:
+			err = fmt.Errorf("its monitor (process %d) cannot be reached: somebody has taken away its socket", c.monitor)
+		}
 	}
 	if err != nil {
 		return 0, err

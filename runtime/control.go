@@ -69,7 +69,7 @@ func (s *Store) process(c *Container) (*os.File, error) {
 
 // openProcess opens the process that has a pid and began then; another one, or none, is ESRCH.
 func openProcess(pid int, began uint64) (*os.File, error) {
-	fd, err := unix.PidfdOpen(pid, 0)
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK) // so that await can leave the waiting to Go's poller
 	if err != nil {
 		return nil, fmt.Errorf("open process %d: %w", pid, err)
 	}
@@ -82,31 +82,33 @@ func openProcess(pid int, began uint64) (*os.File, error) {
 }
 
 // await waits until a process has ended, and says whether it has. A time of 0 is for ever.
-func await(ctx context.Context, p *os.File, most time.Duration) (bool, error) {
+func await(ctx context.Context, p *os.File, most time.Duration) (ended bool, err error) {
+	rc, err := p.SyscallConn()
+	if err != nil {
+		return false, err
+	}
 	var until time.Time
 	if most > 0 {
 		until = time.Now().Add(most)
 	}
-	for {
-		left := 200 * time.Millisecond // ctx is looked at so often
-		if most > 0 {
-			left = min(left, max(time.Until(until), 0))
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.Fd()), Events: unix.POLLIN}}, int(left.Milliseconds()))
-		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return false, fmt.Errorf("wait for a process: %w", err)
-		case n > 0:
-			return true, nil
-		}
-		if err := ctx.Err(); err != nil {
-			return false, err
-		}
-		if most > 0 && !time.Now().Before(until) {
-			return false, nil
-		}
+	if err := p.SetReadDeadline(until); err != nil {
+		return false, fmt.Errorf("wait for a process: %w", err)
 	}
+	defer context.AfterFunc(ctx, func() { p.SetReadDeadline(time.Unix(1, 0)) })()
+	err = rc.Read(func(fd uintptr) bool { // a pidfd is readable when its process has ended (pidfd_open(2))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		ended = n > 0
+		return ended || err != nil && err != unix.EINTR
+	})
+	switch {
+	case ended:
+		return true, nil
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		return false, fmt.Errorf("wait for a process: %w", err)
+	}
+	return false, nil
 }
 
 // Kill sends a signal to the container's first process. One that would end it ends its restarting, too (docker kill).
@@ -453,7 +455,9 @@ func (s *Store) begun(ctx context.Context, c *Container) (*Container, error) {
 			stop()
 			conn.Close()
 		} else if errors.Is(err, ErrNotRunning) {
-			time.Sleep(10 * time.Millisecond) // its monitor does not listen yet, or never will (run --rm in the foreground)
+			// Its monitor does not listen yet, or never will (run --rm in the foreground), or has no directory yet that could be watched, or
+			// it is another command that has the lock, which tells nobody.
+			time.Sleep(10 * time.Millisecond)
 		} else {
 			return c, err
 		}

@@ -1,17 +1,20 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/layerctl/layerctl/runtime/cgroup"
+	"github.com/layerctl/layerctl/runtime/monitor"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 	"github.com/layerctl/layerctl/snapshot/flock"
@@ -239,10 +242,11 @@ func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 	fail := func(err error) error { return fmt.Errorf("remove container %s: %w", c.Name, err) }
 	var lock *os.File
 	var err error
-	for until := time.Now().Add(time.Minute); ; {
+	until, lost := time.Now().Add(time.Minute), time.Now().Add(3*time.Second)
+	for {
 		if c.State.Running() {
 			if !force {
-				return fail(ErrInUse)
+				return fail(&kindError{"it is " + string(c.State.Status), ErrInUse})
 			}
 			if err := s.end(ctx, c); err != nil {
 				return fail(err)
@@ -255,8 +259,13 @@ func (s *Store) Remove(ctx context.Context, c *Container, force bool) error {
 		if lock, err = s.hold(ctx, c.ID, patience); !errors.Is(err, unix.EWOULDBLOCK) {
 			break
 		}
+		if c.starting && time.Now().After(lost) { // for ever, it seems: what says that it has begun is lost
+			if err := s.endMonitor(ctx, s.findMonitor(c.ID), c.ID); err != nil {
+				return fail(err)
+			}
+		}
 		if !force || time.Now().After(until) {
-			return fail(ErrInUse)
+			return fail(&kindError{"another command has it, or its monitor", ErrInUse})
 		}
 		now, err := s.load(ctx, c.ID)
 		if errors.Is(err, ErrNotFound) {
@@ -297,32 +306,49 @@ func (s *Store) end(ctx context.Context, c *Container) error {
 	if errors.Is(err, ErrNotRunning) {
 		return nil
 	}
-	if !errors.Is(err, ErrInUse) {
+	if !errors.Is(err, ErrInUse) || !s.isMonitor(c.monitor, c.ID) {
 		return err
 	}
-	p, perr := openProcess(c.monitor, 0)
-	if perr != nil {
-		return err
+	return s.endMonitor(ctx, c.monitor, c.ID)
+}
+
+// endMonitor kills a container's monitor, unless the process of that pid is a stranger.
+func (s *Store) endMonitor(ctx context.Context, pid int, id string) error {
+	p, err := openProcess(pid, 0)
+	if err != nil || !s.isMonitor(pid, id) {
+		return nil
 	}
 	defer p.Close()
-	if !s.isMonitor(c) {
-		return err
-	}
 	if err := unix.PidfdSendSignal(int(p.Fd()), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
-		return fmt.Errorf("kill monitor %d: %w", c.monitor, err)
+		return fmt.Errorf("kill monitor %d: %w", pid, err)
 	}
 	_, err = await(ctx, p, time.Minute)
 	return err
 }
 
-// isMonitor says whether the process that state.json calls the container's monitor has the container's lock, and not only the pid that the
-// monitor had.
-func (s *Store) isMonitor(c *Container) bool {
-	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", c.monitor))
+// isMonitor says whether a process has the container's lock, as its monitor has, and not only the pid that the monitor had.
+func (s *Store) isMonitor(pid int, id string) bool {
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	for _, fd := range fds {
-		if target, err := os.Readlink(fd); err == nil && target == s.path(c.ID) {
+		if target, err := os.Readlink(fd); err == nil && target == s.path(id) {
 			return true
 		}
 	}
 	return false
+}
+
+// findMonitor finds a container's monitor where nothing says which it is; 0 for none. One that is the command line of a `run --rm` is not
+// found: it may be anything.
+func (s *Store) findMonitor(id string) int {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		b, _ := os.ReadFile(path)
+		if !bytes.HasPrefix(b, []byte(monitor.Name+"\x00/")) || !bytes.HasSuffix(b, []byte("\x00"+id+"\x00")) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil && s.isMonitor(pid, id) {
+			return pid
+		}
+	}
+	return 0
 }

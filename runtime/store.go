@@ -22,6 +22,7 @@ import (
 
 	"github.com/layerctl/layerctl/runtime/cgroup"
 	"github.com/layerctl/layerctl/runtime/logs"
+	"github.com/layerctl/layerctl/runtime/monitor"
 	"github.com/layerctl/layerctl/runtime/network"
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
@@ -356,7 +357,7 @@ func ValidName(name string) bool {
 
 func checkName(name string) error {
 	if !ValidName(name) {
-		return invalid("container name %q: want 2 to 200 letters, digits, '_', '.' and '-', beginning with a letter or digit", name)
+		return invalid("container name %.202q: want 2 to 200 letters, digits, '_', '.' and '-', beginning with a letter or digit", name)
 	}
 	return nil
 }
@@ -424,8 +425,13 @@ func (e *ended) state() State {
 func (s *Store) observe(c *Container) {
 	c.State, c.starting = State{Status: StatusCreated}, true
 	var r running
-	if readVolatile(s.volatile(&c.Config, "state.json"), &r) != nil {
-		return // not there, or half written: it has not begun, as far as anybody knows
+	path := s.volatile(&c.Config, "state.json")
+	err := readVolatile(path, &r)
+	if err != nil && exists(path) {
+		r, err = s.ask(c)
+	}
+	if err != nil {
+		return // it has not begun, as far as anybody knows
 	}
 	c.monitor, c.pidStart = r.Monitor, r.PidStart
 	switch {
@@ -446,6 +452,32 @@ func (s *Store) observe(c *Container) {
 		c.starting = false
 		c.State = State{Status: StatusExited, ExitCode: *r.ExitCode}
 	}
+}
+
+// ask asks a container's monitor what state.json does not say: that is half written yet, or somebody has damaged it.
+func (s *Store) ask(c *Container) (r running, err error) {
+	conn, err := s.dial(c)
+	if err != nil {
+		return r, err
+	}
+	defer conn.Close()
+	late := time.AfterFunc(200*time.Millisecond, func() { conn.Close() }) // it has not begun, or is stopped
+	defer late.Stop()
+	if err = conn.Greet(monitor.Hello{}); err == nil {
+		r.Pid, err = conn.WaitStarted()
+	}
+	if err == nil {
+		r.PidStart, err = startTime(r.Pid)
+	}
+	if err != nil {
+		return r, err
+	}
+	r.Monitor = s.findMonitor(c.ID)
+	var e ended
+	if s.readRecord(c.ID, "exit.json", &e) == nil && e.Begun {
+		r.StartedAt, r.Restarts = e.StartedAt, e.RestartCount
+	}
+	return r, nil
 }
 
 // ids lists the containers that have a directory.

@@ -279,6 +279,22 @@ func TestMonitorGone(t *testing.T) {
 	e.ok("rm", "-f", "work")
 	eventually(t, "the monitor is gone", func() bool { return !exists("/proc/" + strconv.Itoa(monitor)) })
 
+	// What says that it runs is damaged, or gone.
+	e.ok(long...)
+	states, err := filepath.Glob(filepath.Join(e.runRoot, "containers/*/*/state.json"))
+	if err != nil || len(states) != 1 {
+		t.Fatal(states, err)
+	}
+	state := states[0]
+	for _, damage := range []string{"truncate -s 40 ", "truncate -s 0 ", "truncate -s 1T ", "rm -rf $FILE; mkdir ", "rm -rf $FILE; mkfifo "} {
+		sh(t, e.dir, "FILE="+state+"; "+damage+state)
+		if e.state("work") != "running" || e.ok("exec", "work", "echo", "in it") != "in it\n" {
+			t.Errorf("after %s its state is %s", damage, e.state("work"))
+		}
+	}
+	sh(t, e.dir, "rm "+filepath.Join(filepath.Dir(state), "attach")+"; rm -rf "+state+"; touch "+state)
+	e.ok("rm", "-f", "work")
+
 	// A reboot: nobody runs, and the run root is empty.
 	e.ok(long...)
 	monitor = e.monitorOf("work")
@@ -296,7 +312,7 @@ func TestMonitorGone(t *testing.T) {
 	sh(t, e.dir, "rm -rf before")
 }
 
-// Two at once: one of them does it, and the other says what it found.
+// Two at once: one of them does it, and the other finds it done, or says what it found.
 func TestRaces(t *testing.T) {
 	e := withBusybox(t)
 	both := func(a, b []string) (ra, rb result) {
@@ -310,7 +326,7 @@ func TestRaces(t *testing.T) {
 		name := fmt.Sprintf("c%d", i)
 		e.ok("create", "--name", name, "busybox", "sleep", "1000")
 		a, b := both([]string{"start", name}, []string{"start", name})
-		if a.code != 0 && b.code != 0 || e.state(name) != "running" {
+		if a.code != 0 || b.code != 0 || e.state(name) != "running" {
 			t.Fatalf("two starts: %+v and %+v; it is %s", a, b, e.state(name))
 		}
 		if a, b := both([]string{"stop", "-t", "1", name}, []string{"stop", "-t", "0", name}); a.code != 0 || b.code != 0 || e.state(name) != "exited" {
