@@ -113,8 +113,8 @@ func Attach(c *Conn, o AttachOptions) (code int, err error) {
 	done := make(chan bool)
 	defer close(done)
 	go a.signals(done)
+	c.takesFiles = true
 	if o.Input {
-		c.takesFile = true
 		defer a.setPipe(nil)
 		go a.input()
 	}
@@ -176,11 +176,26 @@ func (a *attachment) resize() {
 // output writes what comes from the monitor, to the last word.
 func (a *attachment) output() (int, error) {
 	var broken [2]error // what is wrong with stdout and stderr
-	print := func(i int, f *os.File, stream byte, data []byte) error {
-		if broken[i] != nil {
-			return nil
+	var m mover
+	defer func() { m.from.Close() }()
+	// print writes data, or where that is nil the next n bytes that were moved.
+	print := func(stream byte, data []byte, n int) error {
+		i, f := 0, a.Stdout
+		if stream == Stderr {
+			i, f = 1, a.Stderr
 		}
-		if _, broken[i] = f.Write(data); broken[i] == nil {
+		was := broken[i]
+		switch {
+		case was != nil && data == nil:
+			return m.to(nil, n)
+		case was != nil:
+			return nil
+		case data == nil:
+			broken[i] = m.to(f, n)
+		default:
+			_, broken[i] = f.Write(data)
+		}
+		if broken[i] == nil {
 			return nil
 		}
 		if a.raw && errors.Is(broken[i], unix.EIO) {
@@ -219,9 +234,16 @@ func (a *attachment) output() (int, error) {
 				a.setPipe(f)
 			}
 		case kind == frameOutput:
-			err = print(0, a.Stdout, Stdout, data)
+			err = print(Stdout, data, 0)
 		case kind == frameErrors:
-			err = print(1, a.Stderr, Stderr, data)
+			err = print(Stderr, data, 0)
+		case kind == framePipe:
+			if f := a.c.takeFile(); f != nil {
+				m.from.Close()
+				m.from = f
+			}
+		case kind == frameMoved && len(data) == 5 && m.from != nil:
+			err = print(data[0], nil, int(binary.BigEndian.Uint32(data[1:])))
 		case kind == frameNote && a.Warn != nil:
 			a.Warn(string(data))
 		case kind == frameExit && len(data) == 4:

@@ -199,10 +199,11 @@ func TestTerminalGoesAway(t *testing.T) {
 }
 
 func TestAttachBrokenOutput(t *testing.T) {
-	for _, hangup := range []bool{false, true} {
+	for i := range 4 {
+		hangup, pipe := i%2 == 1, i > 1
 		h := NewHub(HubOptions{})
 		ours, theirs := connected(t)
-		ours.Greet(Hello{Output: true})
+		ours.Greet(Hello{Output: true, Pipe: pipe})
 		h.Join(theirs)
 		s, _, out, _ := pipes(t)
 		begin(t, h, s)

@@ -22,7 +22,8 @@ type client struct {
 	h    *Hub
 	conn *Conn
 	Hello
-	inputs int // which wait for the container. Below stdin's lock
+	inputs int      // which wait for the container. Below stdin's lock
+	pipe   *os.File // for what is printed; nil where there is none
 
 	// Below the hub's lock:
 	out      []byte    // what waits
@@ -69,6 +70,7 @@ func (c *client) leave() {
 	c.h.mu.Lock()
 	c.drop()
 	c.h.mu.Unlock()
+	c.pipe.Close()
 	c.conn.Close() // which waits for who is writing, who may want the lock
 }
 

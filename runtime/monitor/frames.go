@@ -30,6 +30,8 @@ const (
 	frameTaken   = 't' // the container has taken one input
 	frameFull    = 'c' // the container takes no more input
 	frameStdin   = 'p' // an end of the container's stdin, a pipe, comes with it (SCM_RIGHTS, unix(7)): see Hello.Pipe
+	framePipe    = 'q' // the reading end of a pipe comes with it, for what the container prints
+	frameMoved   = 'm' // what the container printed is in that pipe: on which stream, 1 byte, and how many bytes, 4 bytes
 	frameNote    = 'n' // a line for the user
 	frameExit    = 'x' // its exit status, 4 bytes: the last frame
 	frameFailed  = 'f' // it could not be started: exit status, 4 bytes, the kind of error, 1 byte, and the reason: the last frame
@@ -53,7 +55,7 @@ type Hello struct {
 	Input      bool   // it may send input
 	Output     bool   // it wants what the container prints
 	FromStart  bool   // and what it has printed since its start, where there is a log
-	Pipe       bool   // it would rather write to the container's stdin itself, where that is a pipe
+	Pipe       bool   // where the container has pipes, it would rather write to its stdin itself, and have what it prints in a pipe
 	Rows, Cols uint16 // its window; 0 by 0 for none
 }
 
@@ -86,8 +88,8 @@ type Conn struct {
 	large       []byte          // instead of it, for a frame that is larger
 	first, last int             // what is in it
 
-	takesFile bool // descriptors that come are kept: at most one, until it is asked for
-	file      *os.File
+	takesFiles bool       // descriptors that come are kept until somebody asks for them
+	files      []*os.File // in the order of their frames
 }
 
 // buffers are for what is received.
@@ -127,8 +129,11 @@ func (c *Conn) Close() error { return c.f.Close() }
 
 // takeFile returns the pipe that came with the frame that was received last, or nil. It is the caller's.
 func (c *Conn) takeFile() *os.File {
-	f := c.file
-	c.file = nil
+	if len(c.files) == 0 {
+		return nil
+	}
+	f := c.files[0]
+	c.files = c.files[1:]
 	return f
 }
 
@@ -289,7 +294,7 @@ func (c *Conn) fill(n int) error {
 
 // read reads once. A descriptor that nobody asked for is closed by the kernel.
 func (c *Conn) read(fd int, b []byte) (int, error) {
-	if !c.takesFile {
+	if !c.takesFiles {
 		return unix.Read(fd, b)
 	}
 	var rights [24]byte // a header and one descriptor: the kernel closes what is more
@@ -305,10 +310,7 @@ func (c *Conn) read(fd int, b []byte) (int, error) {
 	if err != nil || len(files) != 1 {
 		return n, err
 	}
-	if c.file != nil {
-		c.file.Close()
-	}
-	c.file = os.NewFile(uintptr(files[0]), "pipe")
+	c.files = append(c.files, os.NewFile(uintptr(files[0]), "pipe"))
 	return n, nil
 }
 

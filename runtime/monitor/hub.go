@@ -129,6 +129,7 @@ func (h *Hub) Join(conn *Conn) {
 		c.send(frameStarted, binary.BigEndian.AppendUint32(nil, uint32(h.pid)))
 	}
 	h.stdin.hand(c)
+	c.givePipe()
 	if c.Output && c.FromStart && h.log != nil {
 		c.behind, c.pos = true, h.begun
 		c.flush()
@@ -264,6 +265,10 @@ func (h *Hub) read(s *stream, kind byte) {
 	var n int
 	var rerr error
 	take := func(fd uintptr) bool {
+		if n = h.pass(int(fd), kind); n > 0 {
+			buf = nil
+			return true
+		}
 		buf = outputs.Get().(*[chunk]byte)
 		for {
 			if n, rerr = unix.Read(int(fd), buf[:]); rerr != unix.EINTR {
@@ -289,8 +294,10 @@ func (h *Hub) read(s *stream, kind byte) {
 		if n <= 0 {
 			return
 		}
-		h.print(kind, buf[:n])
-		outputs.Put(buf)
+		if buf != nil {
+			h.print(kind, buf[:n])
+			outputs.Put(buf)
+		}
 	}
 }
 
@@ -366,18 +373,20 @@ func (h *Hub) await(b []byte) {
 // would be without a monitor: by the end of the terminal, or of the pipe.
 func (h *Hub) hangUp(from *client, kind byte) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	for c := range h.clients {
 		if c != from && c.Output {
+			h.mu.Unlock()
 			return
 		}
 	}
 	h.hung[kind] = true
-	if s := h.streams[kind]; s != nil {
-		s.f.Close()
-		if h.o.TTY {
-			h.stdin.close()
-		}
+	s := h.streams[kind]
+	if s != nil && h.o.TTY {
+		h.stdin.close()
+	}
+	h.mu.Unlock()
+	if s != nil {
+		s.f.Close() // which waits for who is reading, who may want the lock
 	}
 }
 

@@ -70,8 +70,7 @@ func (a *attachment) direct(to *os.File, buf []byte) (n int, err error) {
 			<-a.under
 		}
 	}()
-	var st unix.Stat_t
-	if unix.Fstat(int(a.Stdin.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO {
+	if isPipe(a.Stdin) {
 		return 0, a.splice(to)
 	}
 	for err == nil {

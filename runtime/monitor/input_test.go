@@ -13,7 +13,7 @@ import (
 // given receives until the client has an end of the container's stdin, or the hub has begun to say something else.
 func (u user) given() *os.File {
 	u.t.Helper()
-	u.takesFile = true
+	u.takesFiles = true
 	u.f.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 	if kind, _, err := u.receive(); err != nil || kind != frameStdin {
 		return nil
