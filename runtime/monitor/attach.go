@@ -92,6 +92,7 @@ type attachment struct {
 
 	mu     sync.Mutex
 	left   error // ErrDetached, when the user has left
+	ended  bool  // there is no more input
 	status int
 }
 
@@ -115,7 +116,7 @@ func Attach(c *Conn, o AttachOptions) (code int, err error) {
 	go a.signals(done)
 	c.takesFiles = true
 	if o.Input {
-		defer a.setPipe(nil)
+		defer a.closePipe()
 		go a.input()
 	}
 	return a.output()

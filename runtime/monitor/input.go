@@ -17,6 +17,7 @@ func (a *attachment) input() {
 			keys = &scanner{keys: a.DetachKeys}
 		}
 	}
+	defer a.closePipe()
 	buf, kept := make([]byte, size), []byte(nil)
 	for {
 		n, err := 0, error(nil)
@@ -49,7 +50,7 @@ func (a *attachment) input() {
 				a.leave(128 + int(unix.SIGHUP))
 				return
 			}
-			a.setPipe(nil) // or the container's input would not end
+			a.closePipe()
 			a.c.send(frameEnd, nil)
 			return
 		}
@@ -108,9 +109,26 @@ func (a *attachment) splice(to *os.File) error {
 	return nil
 }
 
-// setPipe puts another pipe, or none, in the place of the container's stdin.
+// setPipe takes what the monitor gives as the container's stdin, in the place of what was.
 func (a *attachment) setPipe(f *os.File) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		f.Close()
+		return
+	}
 	if old := a.pipe.Swap(f); old != nil {
 		old.Close()
+	}
+}
+
+// closePipe lets go of the container's stdin, and of what the monitor may still give: there is no more input, which the container is told
+// when nobody has it any more.
+func (a *attachment) closePipe() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended = true
+	if f := a.pipe.Swap(nil); f != nil {
+		f.Close()
 	}
 }

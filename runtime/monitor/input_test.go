@@ -197,3 +197,35 @@ func TestInputAfterRestart(t *testing.T) {
 	h.End(0)
 	a.wait()
 }
+
+// A container's stdin that comes when there is no more input is let go of: it would never end.
+func TestStdinAfterTheEnd(t *testing.T) {
+	h := NewHub(HubOptions{Stdin: true, StdinOnce: true})
+	ours, theirs := connected(t)
+	ours.Greet(Hello{Input: true, Output: true, Pipe: true})
+	h.Join(theirs)
+	a := attach(t, ours, AttachOptions{Input: true})
+	a.in.WriteString("all")
+	a.in.Close()
+	h.mu.Lock() // what the client says is taken in; what it is told waits
+	s, in, _, _ := pipes(t)
+	for range 1000 {
+		h.stdin.mu.Lock()
+		said := h.stdin.ended
+		h.stdin.ended = false // as it is where the client has not been heard yet
+		h.stdin.mu.Unlock()
+		if said {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	h.mu.Unlock()
+	begin(t, h, s)
+	in.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if b, err := io.ReadAll(in); string(b) != "all" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	h.Drain()
+	h.End(0)
+	a.wait()
+}
