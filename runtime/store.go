@@ -427,8 +427,15 @@ func (s *Store) observe(c *Container) {
 	var r running
 	path := s.volatile(&c.Config, "state.json")
 	err := readVolatile(path, &r)
-	if err != nil && exists(path) {
+	switch {
+	case err != nil && exists(path):
 		r, err = s.ask(c)
+	case err == nil && r.Pid != 0:
+		if began, perr := startTime(r.Pid); perr == nil && began != r.PidStart { // a stranger's pid
+			if now, aerr := s.ask(c); aerr == nil {
+				r = now
+			}
+		}
 	}
 	if err != nil {
 		return // it has not begun, as far as anybody knows
@@ -454,7 +461,7 @@ func (s *Store) observe(c *Container) {
 	}
 }
 
-// ask asks a container's monitor what state.json does not say: that is half written yet, or somebody has damaged it.
+// ask asks a container's monitor what state.json does not say, or says wrong: it is half written yet, or somebody has damaged it.
 func (s *Store) ask(c *Container) (r running, err error) {
 	conn, err := s.dial(c)
 	if err != nil {

@@ -286,7 +286,7 @@ func TestMonitorGone(t *testing.T) {
 		t.Fatal(states, err)
 	}
 	state := states[0]
-	for _, damage := range []string{"truncate -s 40 ", "truncate -s 0 ", "truncate -s 1T ", "rm -rf $FILE; mkdir ", "rm -rf $FILE; mkfifo "} {
+	for _, damage := range []string{"sed -i 's/\"Pid\":[0-9]*/\"Pid\":1/' ", "truncate -s 40 ", "truncate -s 0 ", "truncate -s 1T ", "rm -rf $FILE; mkdir ", "rm -rf $FILE; mkfifo "} {
 		sh(t, e.dir, "FILE="+state+"; "+damage+state)
 		if e.state("work") != "running" || e.ok("exec", "work", "echo", "in it") != "in it\n" {
 			t.Errorf("after %s its state is %s", damage, e.state("work"))
