@@ -342,3 +342,74 @@ func TestRaces(t *testing.T) {
 		e.run("rm", "-f", name)
 	}
 }
+
+// stopped waits until a process has stopped at its failpoint, and returns its pid.
+func (e *env) stopped() (pid int) {
+	e.t.Helper()
+	eventually(e.t, "it stops", func() bool {
+		for _, dir := range list("/proc") {
+			environ, _ := os.ReadFile("/proc/" + dir + "/environ")
+			stat, _ := os.ReadFile("/proc/" + dir + "/stat")
+			if strings.Contains(string(environ), "LAYERCTL_FAILPOINT_STOP") && strings.Contains(string(environ), e.root) && strings.Contains(string(stat), ") T ") {
+				pid, _ = strconv.Atoi(dir)
+				return true
+			}
+		}
+		return false
+	})
+	return pid
+}
+
+// Who attaches to a container that is just being started waits until it runs, and says so where it never does.
+func TestAttachWhileItStarts(t *testing.T) {
+	program := buildWith(t, "layerctl-failpoints", "-tags", "failpoints")
+	e := withBusybox(t)
+	const runs = "read x; echo got $x; exit 6"
+	for _, row := range []struct {
+		at, command string
+		then        syscall.Signal
+		code        int
+		shown       string
+	}{
+		{"start/volatile", runs, syscall.SIGCONT, 6, "got one\n"}, // there is no monitor yet
+		{"monitor/opened", runs, syscall.SIGCONT, 6, "got one\n"}, // it does not listen yet to who comes
+		{"start/prepared", runs, syscall.SIGCONT, 6, "got one\n"},
+		{"start/begun", runs, syscall.SIGCONT, 6, "got one\n"},
+		{"monitor/opened", "", syscall.SIGCONT, 1, "not running"}, // there is no such command
+		{"start/volatile", runs, syscall.SIGKILL, 1, "not running"},
+		{"monitor/opened", runs, syscall.SIGKILL, 1, "not running"},
+		{"start/begun", runs, syscall.SIGKILL, 1, "not running"},
+	} {
+		what := fmt.Sprintf("at %s, then %v", row.at, row.then)
+		command := []string{"sh", "-c", row.command}
+		if row.command == "" {
+			command = []string{"/none"}
+		}
+		e.ok(append([]string{"create", "-i", "--name", "work", "busybox"}, command...)...)
+		e.program = program
+		start := e.command("start", "work")
+		e.program = ""
+		start.Env = append(start.Env, "LAYERCTL_FAILPOINT_STOP="+row.at)
+		e.start(start)
+		pid := e.stopped()
+		attach := e.command("attach", "work")
+		attach.Stdin = strings.NewReader("one\n")
+		ended := make(chan result, 1)
+		go func() { ended <- e.finish(attach) }()
+		select {
+		case r := <-ended:
+			t.Errorf("%s: it does not wait: %+v", what, r)
+			ended <- r
+		case <-time.After(200 * time.Millisecond):
+		}
+		if got := e.state("work"); got != "created" {
+			t.Errorf("%s: the container is %s", what, got)
+		}
+		syscall.Kill(pid, row.then)
+		start.Wait()
+		if r := <-ended; r.code != row.code || !strings.Contains(r.stdout+r.stderr, row.shown) {
+			t.Errorf("%s: %+v", what, r)
+		}
+		e.ok("rm", "-f", "work")
+	}
+}

@@ -32,7 +32,8 @@ func Environ() []string {
 	return append(os.Environ(), "LAYERCTL_FAILPOINT_BEFORE="+strconv.Itoa(total))
 }
 
-// Hit says that the process has come to the place name. Where that is the one to die at, it does, at once and with nothing tidied.
+// Hit says that the process has come to the place name. Where that is the one to die at, it does, at once and with nothing tidied; where it is
+// the one to stop at, it goes on when it gets SIGCONT.
 func Hit(name string) {
 	mu.Lock()
 	defer mu.Unlock()
@@ -44,13 +45,17 @@ func Hit(name string) {
 			f.Close()
 		}
 	}
-	if die(os.Getenv("LAYERCTL_FAILPOINT"), name) {
+	if here(os.Getenv("LAYERCTL_FAILPOINT_STOP"), name) {
+		unix.Kill(os.Getpid(), unix.SIGSTOP)
+	}
+	if here(os.Getenv("LAYERCTL_FAILPOINT"), name) {
 		unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {} // the signal is on its way
 	}
 }
 
-func die(where, name string) bool {
+// here says whether the place that a variable names is this one.
+func here(where, name string) bool {
 	if n, ok := strings.CutPrefix(where, "@"); ok {
 		at, err := strconv.Atoi(n)
 		return err == nil && at == total
