@@ -18,6 +18,7 @@ import (
 	"github.com/layerctl/layerctl/snapshot"
 	"github.com/layerctl/layerctl/snapshot/failpoint"
 	"github.com/layerctl/layerctl/snapshot/flock"
+	"github.com/layerctl/layerctl/snapshot/rowdb"
 )
 
 // claim makes a container's directory, where it is not there, and takes its lock.
@@ -147,7 +148,7 @@ func endProcesses(id string) error {
 			return err
 		}
 		if group.Empty() {
-			time.Sleep(time.Millisecond) // the last one is on its way out, and nobody tells when it has gone
+			time.Sleep(time.Millisecond) // the last one is on its way out, is in no list any more, and v1 tells nobody when it has gone
 		} else {
 			group.Wait(until)
 		}
@@ -187,7 +188,7 @@ func (s *Store) remove(ctx context.Context, c Config) error {
 	}
 	failpoint.Hit("remove/name")
 	// The directory is the lock: it goes last.
-	if c.Name != "" { // else it was left half made
+	if c.Name != "" { // else it was never made to the end, and nobody was told of it
 		s.happened(&c, "destroy")
 	}
 	err = s.removeVolatile(&c)
@@ -195,7 +196,7 @@ func (s *Store) remove(ctx context.Context, c Config) error {
 	return errors.Join(err, os.RemoveAll(s.path(c.ID)))
 }
 
-// sweep takes away a directory without a record whose maker is gone.
+// sweep takes away a directory without a record: its maker is gone before the container was made, or its remover before it was removed.
 func (s *Store) sweep(ctx context.Context, id string) {
 	if s.recorded(id) {
 		return
@@ -206,7 +207,11 @@ func (s *Store) sweep(ctx context.Context, id string) {
 	}
 	defer lock.Close()
 	if !s.recorded(id) && endProcesses(id) == nil && s.release(ctx, id) == nil {
-		s.remove(ctx, Config{ID: id})
+		c, was := Config{ID: id}, configJSON{}
+		if withBytes(s.path(id, "removed.json"), func(b []byte) error { return rowdb.Unseal(id+"/config.json", b, &was) }) == nil && was.ID == id {
+			c = was.config()
+		}
+		s.remove(ctx, c)
 	}
 }
 

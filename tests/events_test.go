@@ -175,6 +175,10 @@ func TestContainerEvents(t *testing.T) {
 	if r := e.run("run", "--rm", "--name", "short", "busybox", "sh", "-c", "exit 4"); r.code != 4 {
 		t.Errorf("%+v", r)
 	}
+	// Its remover is killed, and whoever comes next removes the rest.
+	e.ok("create", "--name", "left", "busybox", "true")
+	sh(t, e.root, `for f in containers/*/config.json; do mv $f ${f%/*}/removed.json; done`)
+	e.ok("ps", "-a")
 	got := e.eventsSince(begun, `{{.Action}}{{range $k, $v := .Actor.Attributes}}{{if not (or (eq $k "image" "execDuration" "execID" "comment" "imageID"))}} {{$k}}={{$v}}{{end}}{{end}}`, "type=container")
 	want := `create name=work tier=a b
 start name=work tier=a b
@@ -198,6 +202,8 @@ create name=short
 start name=short
 die exitCode=4 name=short
 destroy name=short
+create name=left
+destroy name=left
 `
 	if got != want {
 		t.Errorf("the events are\n%s\nwant\n%s", got, want)

@@ -212,7 +212,7 @@ func TestOutOfMemory(t *testing.T) {
 	}
 }
 
-// What stats shows, on a machine whose cgroups are v2 alone.
+// What stats shows, and that exec and the rest of a container's life work, on a machine whose cgroups are v2 alone.
 func TestStatsInV2(t *testing.T) {
 	vm := os.Getenv("LAYERCTL_VM")
 	if vm == "" {
@@ -232,6 +232,12 @@ layerctl stats --no-stream --format json web
 layerctl ns --format '{{range .Processes}}{{.ContainerPid}} {{end}}' web
 layerctl commit web frozen > /dev/null && echo committed
 layerctl pause web > /dev/null; cat /sys/fs/cgroup/layerctl/*/cgroup.freeze; layerctl unpause web
+layerctl exec web echo in it
+layerctl exec -u 65534:7 -w /tmp web sh -c 'echo $(id -u) $(id -g) $(pwd) $(cat /proc/self/cgroup)'
+script -qec "layerctl exec -it web sh -c 'tty; exit 5'" /dev/null < /dev/null | tr -d '\r' | sed 's,^.*/dev,/dev,'; echo ${PIPESTATUS[0]}
+layerctl run -d --name live --restart always busybox sh -c 'sleep 1000; exit 3' > /dev/null
+layerctl pause live > /dev/null; layerctl exec live true 2> /dev/null || echo $?; layerctl unpause live > /dev/null
+layerctl update --restart no live; layerctl kill live; layerctl wait live; layerctl rm live
 layerctl rm -f web
 wait; find /sys/fs/cgroup/layerctl -mindepth 1 -type d | wc -l
 layerctl prune -f > /dev/null; [ ! -e /sys/fs/cgroup/layerctl ] && echo clean
@@ -240,7 +246,7 @@ X`, binary))
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	if err != nil || len(lines) != 10 {
+	if err != nil || len(lines) != 19 {
 		t.Fatalf("%v\n%s", err, b)
 	}
 	var s statsLine
@@ -254,7 +260,8 @@ X`, binary))
 		t.Errorf("processes: %q", lines[3])
 	}
 	lines[3] = ""
-	if !reflect.DeepEqual(lines, []string{"0", "", "", "", "committed", "1", "web", "web", "0", "clean"}) {
+	if !reflect.DeepEqual(lines, []string{"0", "", "", "", "committed", "1", "web", "in it", "65534 7 /tmp 0::/",
+		"/dev/pts/0", "5", "125", "live", "live", "137", "live", "web", "0", "clean"}) {
 		t.Errorf("%q", lines)
 	}
 	var used, written float64

@@ -97,6 +97,7 @@ func (g *Group) frozenV2(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		// It is a matter of milliseconds. Go's poller does not wait for POLLPRI, so that ctx is looked at in between.
 		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}, 200); err != nil && err != unix.EINTR {
 			return err
 		}

@@ -18,7 +18,7 @@ import (
 )
 
 // Event is something that happened. The actions are Docker's: create, start, die (attribute exitCode), destroy, stop, kill (signal), pause,
-// unpause, rename (oldName), attach, detach, exec_create, exec_start, exec_die (exitCode), oom, restart and commit of containers; pull,
+// unpause, rename (oldName), update, attach, detach, exec_create, exec_start, exec_die (exitCode), oom, restart and commit of containers; pull,
 // push, import, load, save, tag, untag and delete of images.
 type Event struct {
 	Time       time.Time
