@@ -56,7 +56,7 @@ func (s *Store) Suspend(ctx context.Context, c *Container) (resume func() error,
 	}
 	fail := func(err error) (func() error, error) { return nil, fmt.Errorf("pause container %s: %w", c.Name, err) }
 	held, err := s.holdPaused(ctx, c)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, ErrNotRunning) {
 		return nothing, nil // it has ended
 	}
 	if err != nil {
@@ -94,11 +94,15 @@ func unlessGone(err error) error {
 	return err
 }
 
-// holdPaused makes the file that says who has stopped a container: whoever holds its lock. Where somebody else has, it waits for him.
+// holdPaused makes the file that says who has stopped a container: whoever holds its lock. Where somebody else has, it waits for him. It is
+// ErrNotRunning where the container has ended.
 func (s *Store) holdPaused(ctx context.Context, c *Container) (*os.File, error) {
 	path := s.volatile(&c.Config, "paused")
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, notRunning(c)
+		}
 		if err != nil {
 			return nil, err
 		}

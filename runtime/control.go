@@ -25,8 +25,11 @@ var (
 	ErrPaused     = errors.New("container is paused")
 )
 
-// notRunning is ErrNotRunning with how the container is instead.
+// notRunning is ErrNotRunning with how the container is instead, or was when it was looked at.
 func notRunning(c *Container) error {
+	if c.State.Pid != 0 {
+		return errEnded
+	}
 	return &kindError{fmt.Sprintf("it is not running (%s)", c.State.Status), ErrNotRunning}
 }
 
@@ -368,9 +371,6 @@ func (s *Store) Pause(ctx context.Context, c *Container) error {
 		return fail(err)
 	}
 	held, err := s.holdPaused(ctx, c)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fail(notRunning(c))
-	}
 	if err != nil {
 		return fail(err)
 	}
@@ -417,9 +417,6 @@ func (s *Store) Unpause(ctx context.Context, c *Container) error {
 		return fail(err)
 	}
 	held, err := s.holdPaused(ctx, c)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fail(notRunning(c))
-	}
 	if err != nil {
 		return fail(err)
 	}

@@ -31,12 +31,12 @@ type CreateOptions struct {
 	AutoRemove  bool
 	Init        bool // the command is not the first process, but a child of one that reaps and passes signals on
 
-	EnvFiles                  []string // ReadEnvFile; Env comes after them
+	EnvFiles                  []string // files of variables, in Docker's form; Env comes after them
 	Labels                    []string // KEY=VALUE or KEY, over the image's
 	LabelFiles                []string
 	CIDFile                   string // is made, and gets the ID
 	StopSignal                string // as ParseSignal reads it; "": the image's
-	StopTimeout               *int   // in seconds, NoTimeout for ever; nil: 10
+	StopTimeout               *int   // in seconds, -1 for ever; nil: 10
 	Restart                   string // as ParseRestart reads it
 	LogDriver                 string // "" is k8s-file
 	LogOpts                   []string
@@ -54,7 +54,7 @@ func (o CreateOptions) config() (Config, error) {
 		Version: configVersion, ID: newID(), Name: o.Name, Created: time.Now().UTC(), Image: o.Image, RootFS: o.RootFS,
 		WorkDir: o.WorkDir, User: o.User, Hostname: o.Hostname, Network: o.Network, TTY: o.TTY,
 		Interactive: o.Interactive, AutoRemove: o.AutoRemove, Init: o.Init, StopSignal: o.StopSignal, StopTimeout: o.StopTimeout,
-		LogDriver: cmp.Or(o.LogDriver, DefaultLogDriver), PidMode: o.PidMode, IPCMode: o.IPCMode, UTSMode: o.UTSMode, StdinOnce: o.StdinOnce, Attached: !o.Detach,
+		LogDriver: cmp.Or(o.LogDriver, defaultLogDriver), PidMode: o.PidMode, IPCMode: o.IPCMode, UTSMode: o.UTSMode, StdinOnce: o.StdinOnce, Attached: !o.Detach,
 	}
 	if c.Name == "" {
 		c.Name = randomName()
@@ -82,7 +82,7 @@ func (o CreateOptions) config() (Config, error) {
 		return c, err
 	}
 	for _, path := range o.EnvFiles {
-		env, err := ReadEnvFile(path)
+		env, err := readEnvFile(path)
 		if err != nil {
 			return c, err
 		}
@@ -135,7 +135,7 @@ func (c *Config) checkLife(o CreateOptions) (err error) {
 		}
 		c.StopSignal = SignalName(n) // an image that is made of it says so in the form of image-spec
 	}
-	if t := c.StopTimeout; t != nil && *t < NoTimeout {
+	if t := c.StopTimeout; t != nil && *t < noTimeout {
 		return invalid("stop timeout %d: want seconds, or -1 to wait for ever", *t)
 	}
 	if c.Restart, err = ParseRestart(o.Restart); err != nil {
@@ -144,7 +144,7 @@ func (c *Config) checkLife(o CreateOptions) (err error) {
 	if c.Restart.Name != "" && c.AutoRemove {
 		return invalid("--restart %s and --rm: what is removed when it ends is not started again", c.Restart)
 	}
-	if c.LogDriver != DefaultLogDriver && c.LogDriver != "none" {
+	if c.LogDriver != defaultLogDriver && c.LogDriver != "none" {
 		return Refuse("--log-driver %s", c.LogDriver)
 	}
 	if c.LogOpts, err = parseLogOptions(c.LogDriver, o.LogOpts); err != nil {

@@ -22,7 +22,7 @@ import (
 type ExecOptions struct {
 	Args        []string
 	Env         []string // NAME=VALUE, or NAME for the caller's value; over the container's
-	EnvFiles    []string // ReadEnvFile; Env comes after them
+	EnvFiles    []string // files of variables, in Docker's form; Env comes after them
 	WorkDir     string
 	User        string
 	Interactive bool
@@ -114,7 +114,7 @@ func (s *Store) exec(ctx context.Context, name string, o ExecOptions, streams IO
 func (o ExecOptions) complete() (ExecOptions, error) {
 	var env []string
 	for _, path := range o.EnvFiles {
-		more, err := ReadEnvFile(path)
+		more, err := readEnvFile(path)
 		if err != nil {
 			return o, err
 		}

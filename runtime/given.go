@@ -15,9 +15,9 @@ import (
 // maxGivenFile bounds a file of variables or labels: execve(2) would take no more of them.
 const maxGivenFile = 4 << 20
 
-// ReadEnvFile reads a file of variables in Docker's form, and returns them as NAME=VALUE: one a line, of which blanks before the name are
+// readEnvFile reads a file of variables in Docker's form, and returns them as NAME=VALUE: one a line, of which blanks before the name are
 // dropped and nothing else; a line that begins with "#" is a comment; NAME alone is the caller's value, or nothing where he has none.
-func ReadEnvFile(path string) ([]string, error) {
+func readEnvFile(path string) ([]string, error) {
 	return readGivenFile("environment file", path, func(name string) (string, bool) {
 		value, ok := os.LookupEnv(name)
 		return name + "=" + value, ok
@@ -198,13 +198,13 @@ func parseSize(s string) (int64, error) {
 	return int64(f), nil
 }
 
-// NoTimeout is a StopTimeout that has no end.
-const NoTimeout = -1
+// noTimeout is a StopTimeout that has no end.
+const noTimeout = -1
 
 // defaultStopTimeout is how long a container has from its stop signal to SIGKILL, in seconds: Docker's.
 const defaultStopTimeout = 10
 
-// EndsBy is the signal that asks the container to end, and how many seconds it has then; NoTimeout is for ever. What an image names that is
+// EndsBy is the signal that asks the container to end, and how many seconds it has then; -1 is for ever. What an image names that is
 // no signal is not heeded: SIGTERM is sent.
 func (c *Config) EndsBy() (signal unix.Signal, seconds int) {
 	seconds = defaultStopTimeout

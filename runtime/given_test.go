@@ -23,21 +23,21 @@ func TestReadEnvFile(t *testing.T) {
 		}
 	}
 	write("\ufeff# a comment\n\n  A=1\nB= two  # no comment \r\nGIVEN\nNOT_GIVEN\nC=\nD=a=b\n\t#x\nE='q'")
-	got, err := ReadEnvFile(path)
+	got, err := readEnvFile(path)
 	if want := []string{"A=1", "B= two  # no comment ", "GIVEN=by the caller", "C=", "D=a=b", "E='q'"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("%q, %v; want %q", got, err, want)
 	}
 	for text, says := range map[string]string{"A=1\n=2\n": "line 2 has no name", "A B=1": `line 1: the name "A B" has blanks`, "A=\xff": "line 1 is not UTF-8",
 		"A=\x00": "line 1 is not", strings.Repeat("A=1\n", 1<<20+1): "larger than 4 MiB"} {
 		write(text)
-		if _, err := ReadEnvFile(path); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), path) {
+		if _, err := readEnvFile(path); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%.20q: %v", text, err)
 		}
 	}
-	if _, err := ReadEnvFile(path + "x"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := readEnvFile(path + "x"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file that is not there: %v", err)
 	}
-	if _, err := ReadEnvFile("/"); !errors.Is(err, unix.EISDIR) {
+	if _, err := readEnvFile("/"); !errors.Is(err, unix.EISDIR) {
 		t.Errorf("a directory: %v", err)
 	}
 }

@@ -184,7 +184,7 @@ func (r *repairer) names(ctx context.Context) error {
 	defer names.Close()
 	for _, f := range findings {
 		link := filepath.Join(filepath.Dir(r.dir), f.File)
-		if filepath.Dir(link) != filepath.Join(r.dir, "names") || !ValidName(filepath.Base(link)) {
+		if filepath.Dir(link) != filepath.Join(r.dir, "names") || !validName(filepath.Base(link)) {
 			continue
 		}
 		err := os.Remove(link)

@@ -46,7 +46,7 @@ func (s *Store) runContainer(ctx context.Context, o CreateOptions, streams IO) (
 	}
 	// From here on the signals are the container's; before there is one, those that end a command end the run in an orderly manner.
 	signals := monitor.Catch()
-	monitored := o.TTY || o.Detach || !o.AutoRemove || o.LogDriver == DefaultLogDriver || len(o.LogOpts) > 0 // who asks for a log gets one
+	monitored := o.TTY || o.Detach || !o.AutoRemove || o.LogDriver == defaultLogDriver || len(o.LogOpts) > 0 // who asks for a log gets one
 	var pending *network.Pending
 	if !monitored && o.Network == "none" {
 		pending = network.Begin()

@@ -102,7 +102,7 @@ type Config struct {
 	StopSignal  string            `json:",omitempty"` // what the user set; EndsBy knows what holds
 	StopTimeout *int              `json:",omitempty"` // seconds
 	Restart     RestartPolicy     `json:",omitzero"`
-	LogDriver   string            `json:",omitempty"` // DefaultLogDriver or "none"
+	LogDriver   string            `json:",omitempty"` // k8s-file or none
 	LogOpts     LogOptions        `json:",omitzero"`
 	PidMode     string            `json:",omitempty"` // "", "host" or "container:ID", as the next two
 	IPCMode     string            `json:",omitempty"`
@@ -111,8 +111,8 @@ type Config struct {
 	Attached    bool              `json:",omitempty"` // it was made to be looked at, not in the background
 }
 
-// DefaultLogDriver is the form of a log that a container keeps when nothing else is said: lines as Kubernetes writes them.
-const DefaultLogDriver = "k8s-file"
+// defaultLogDriver is the form of a log that a container keeps when nothing else is said: lines as Kubernetes writes them.
+const defaultLogDriver = "k8s-file"
 
 // configJSON is Config as config.json has it: what the user gave need not be UTF-8.
 type configJSON struct {
@@ -150,7 +150,7 @@ func (j *configJSON) config() Config {
 	if c.Labels == nil {
 		c.Labels = c.Image.Settings.Labels
 	}
-	c.LogDriver = cmp.Or(c.LogDriver, DefaultLogDriver)
+	c.LogDriver = cmp.Or(c.LogDriver, defaultLogDriver)
 	return c
 }
 
@@ -340,8 +340,8 @@ func (s *Store) add(ctx context.Context, c Config) (_ *recorded, err error) {
 	return &recorded{Config: c, lock: lock}, nil
 }
 
-// ValidName says whether a container may have a name: Docker's rule, letters, digits, "_", "." and "-", not first.
-func ValidName(name string) bool {
+// validName says whether a container may have a name: Docker's rule, letters, digits, "_", "." and "-", not first.
+func validName(name string) bool {
 	for i := range len(name) {
 		c := name[i]
 		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
@@ -353,7 +353,7 @@ func ValidName(name string) bool {
 }
 
 func checkName(name string) error {
-	if !ValidName(name) {
+	if !validName(name) {
 		return invalid("container name %.202q: want 2 to 200 letters, digits, '_', '.' and '-', beginning with a letter or digit", name)
 	}
 	return nil
@@ -435,7 +435,7 @@ func (s *Store) loadAll(ctx context.Context, ids []string) []loadResult {
 
 // Lookup finds a container by its name, its ID or a unique beginning of that.
 func (s *Store) Lookup(ctx context.Context, name string) (*Container, error) {
-	if ValidName(name) {
+	if validName(name) {
 		if target, err := os.Readlink(filepath.Join(s.dir, "names", name)); err == nil {
 			// By the record it may have another name: a rename is under way, or was broken off.
 			if c, err := s.load(ctx, filepath.Base(target)); err != nil && !errors.Is(err, ErrNotFound) || err == nil && c.Name == name {

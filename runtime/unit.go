@@ -78,7 +78,7 @@ func (s *Store) Unit(ctx context.Context, c *Container, o UnitOptions) (name, te
 	signal, seconds := c.EndsBy()
 	// A container that ends by the signal that asks it to has not failed.
 	line("SuccessExitStatus=%d", 128+int(signal))
-	if seconds == NoTimeout {
+	if seconds == noTimeout {
 		line("TimeoutStopSec=infinity")
 	} else {
 		line("TimeoutStopSec=%d", seconds+30) // what is left of it is taken away then

@@ -25,8 +25,8 @@ type Options struct {
 // retryAfter is how long a log that could not be written is left alone: a file system that is full may take its time to say so.
 const retryAfter = time.Second
 
-// ErrDropped says of a position that rotation has taken away what was there.
-var ErrDropped = errors.New("a part of the output is not there any more: its log was rotated away")
+// errDropped says of a position that rotation has taken away what was there.
+var errDropped = errors.New("a part of the output is not there any more: its log was rotated away")
 
 // Writer writes a container's log. It is a monitor.Log, for several goroutines at once. Its positions count the bytes of the log as it was
 // written since Open, through all rotations.
@@ -284,14 +284,14 @@ func (w *Writer) find(pos int64) (p piece, end int64, err error) {
 		}
 		end = p.start
 	}
-	return p, end, ErrDropped
+	return p, end, errDropped
 }
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // Next hands what was appended from a position on to f, in order and byte for byte, piece by piece, until there is no more or max bytes or
 // somewhat more were handed out, and returns the position behind that. The bytes are f's until it returns. Where some of it is not there,
-// because it could not be written or was rotated away (ErrDropped), the error says so, and next is where there is more, or the end.
+// because it could not be written or was rotated away (errDropped), the error says so, and next is where there is more, or the end.
 func (w *Writer) Next(from int64, max int, f func(stream byte, b []byte)) (next int64, err error) {
 	buf := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buf)
@@ -306,7 +306,7 @@ func (w *Writer) Next(from int64, max int, f func(stream byte, b []byte)) (next 
 		n := min(end-next, int64(bufferSize))
 		if _, err := p.f.ReadAt(buf[:n], p.off+next-p.start); err != nil {
 			if errors.Is(err, fs.ErrClosed) { // rotated away this moment
-				return end, ErrDropped
+				return end, errDropped
 			}
 			return end, fmt.Errorf("read the container's log: %w", err)
 		}

@@ -139,8 +139,8 @@ func TestRotation(t *testing.T) {
 	}
 	// What is gone is said to be gone, once.
 	next, err := w.Next(0, 1<<20, nil)
-	if err != ErrDropped || next != 7000 {
-		t.Errorf("from 0: %d, %v; want 7000, %v", next, err, ErrDropped)
+	if err != errDropped || next != 7000 {
+		t.Errorf("from 0: %d, %v; want 7000, %v", next, err, errDropped)
 	}
 	if s := replayed(t, w, next); len(s[0]) != 25*60 {
 		t.Errorf("%d bytes are left", len(s[0]))

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// ErrPS is a mistake in what ps(1) was asked for.
-var ErrPS = errors.New("invalid options for ps")
+// errPS is a mistake in what ps(1) was asked for.
+var errPS = errors.New("invalid options for ps")
 
 // Top runs the host's ps(1) with some options ("-ef" without any) and returns what it prints of some processes, cut into columns: the
 // titles, and a row a process. The options must make it print a column called PID, which tells whose a row is.
@@ -21,7 +21,7 @@ func Top(ctx context.Context, pids []int, options []string) (titles []string, ro
 		options = []string{"-ef"}
 	}
 	if name := renamedPid(options); name != "" {
-		return nil, nil, fmt.Errorf("%q gives a column the name PID: %w", name, ErrPS)
+		return nil, nil, fmt.Errorf("%q gives a column the name PID: %w", name, errPS)
 	}
 	list := make([]string, len(pids))
 	for i, pid := range pids {
@@ -54,7 +54,7 @@ func ps(ctx context.Context, args []string) (string, error) {
 	if said == "" {
 		said = exit.Error()
 	}
-	return "", fmt.Errorf("ps: %s: %w", strings.TrimPrefix(said, "error: "), ErrPS)
+	return "", fmt.Errorf("ps: %s: %w", strings.TrimPrefix(said, "error: "), errPS)
 }
 
 // renamedPid finds an option such as -o user=PID: a column of that name which is not the process's number would choose the rows.
@@ -75,7 +75,7 @@ func parsePS(out string, pids []int) (titles []string, rows [][]string, err erro
 	titles = strings.Fields(header)
 	column := slices.Index(titles, "PID")
 	if column < 0 {
-		return nil, nil, fmt.Errorf("ps prints no column PID, by which a container's processes are found: %w", ErrPS)
+		return nil, nil, fmt.Errorf("ps prints no column PID, by which a container's processes are found: %w", errPS)
 	}
 	mine := false
 	for line := range strings.Lines(lines) {
@@ -87,7 +87,7 @@ func parsePS(out string, pids []int) (titles []string, rows [][]string, err erro
 		if fields[column] != "-" {
 			pid, err := strconv.Atoi(fields[column])
 			if err != nil {
-				return nil, nil, fmt.Errorf("ps prints %q where PID should be (a column with blanks comes before it): %w", fields[column], ErrPS)
+				return nil, nil, fmt.Errorf("ps prints %q where PID should be (a column with blanks comes before it): %w", fields[column], errPS)
 			}
 			mine = slices.Contains(pids, pid)
 		}

@@ -24,11 +24,11 @@ type Options struct {
 	HardFiles      uint64
 }
 
-// DefaultPath is the PATH of a container whose image has none.
-const DefaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+// defaultPath is the PATH of a container whose image has none.
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// DefaultCapabilities are Docker's (profiles of moby/moby, oci/caps).
-func DefaultCapabilities(makeDevices bool) []string {
+// defaultCapabilities are Docker's (profiles of moby/moby, oci/caps).
+func defaultCapabilities(makeDevices bool) []string {
 	caps := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP",
 		"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
 	if makeDevices {
@@ -82,7 +82,7 @@ func Process(o Options) *specs.Spec {
 
 // process is what a process may do and be, alike for the first of a container and every other.
 func process(o Options) *specs.Process {
-	caps := DefaultCapabilities(o.MayMakeDevices)
+	caps := defaultCapabilities(o.MayMakeDevices)
 	set := &specs.LinuxCapabilities{Bounding: caps}
 	if o.UID == 0 {
 		set.Effective, set.Permitted = caps, caps
@@ -109,7 +109,7 @@ func Environment(image, user []string, hostname, home string, terminal bool) []s
 		env = append(env, name+"="+value)
 	}
 	if !hasName(env, "PATH") {
-		env = append([]string{DefaultPath}, env...)
+		env = append([]string{defaultPath}, env...)
 	}
 	if !hasName(env, "HOSTNAME") {
 		set("HOSTNAME", hostname)

@@ -14,13 +14,13 @@ func TestEnvironment(t *testing.T) {
 		terminal    bool
 		want        []string
 	}{
-		{"nothing", nil, nil, false, []string{DefaultPath, "HOSTNAME=box", "HOME=/root"}},
+		{"nothing", nil, nil, false, []string{defaultPath, "HOSTNAME=box", "HOME=/root"}},
 		{"the image's own", []string{"PATH=/bin", "A=1", "HOME=/srv"}, nil, false, []string{"PATH=/bin", "A=1", "HOME=/srv", "HOSTNAME=box"}},
-		{"a terminal", nil, nil, true, []string{DefaultPath, "HOSTNAME=box", "TERM=xterm", "HOME=/root"}},
-		{"the user wins", []string{"A=1"}, []string{"A=2", "A=3", "HOSTNAME=mine"}, false, []string{DefaultPath, "A=3", "HOSTNAME=mine", "HOME=/root"}},
-		{"names alone", []string{"GONE=1"}, []string{"GONE", "NEVER"}, false, []string{DefaultPath, "HOSTNAME=box", "HOME=/root"}},
-		{"the image's host name", []string{"HOSTNAME=its"}, nil, false, []string{DefaultPath, "HOSTNAME=its", "HOME=/root"}},
-		{"empty values", nil, []string{"A=", "B=c=d"}, false, []string{DefaultPath, "HOSTNAME=box", "HOME=/root", "A=", "B=c=d"}},
+		{"a terminal", nil, nil, true, []string{defaultPath, "HOSTNAME=box", "TERM=xterm", "HOME=/root"}},
+		{"the user wins", []string{"A=1"}, []string{"A=2", "A=3", "HOSTNAME=mine"}, false, []string{defaultPath, "A=3", "HOSTNAME=mine", "HOME=/root"}},
+		{"names alone", []string{"GONE=1"}, []string{"GONE", "NEVER"}, false, []string{defaultPath, "HOSTNAME=box", "HOME=/root"}},
+		{"the image's host name", []string{"HOSTNAME=its"}, nil, false, []string{defaultPath, "HOSTNAME=its", "HOME=/root"}},
+		{"empty values", nil, []string{"A=", "B=c=d"}, false, []string{defaultPath, "HOSTNAME=box", "HOME=/root", "A=", "B=c=d"}},
 	} {
 		if got := Environment(row.image, row.user, "box", "/root", row.terminal); !slices.Equal(got, row.want) {
 			t.Errorf("%s: %q, want %q", row.name, got, row.want)
