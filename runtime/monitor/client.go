@@ -32,8 +32,9 @@ type client struct {
 	progress time.Time // when the client last took something, while somebody writes
 	behind   bool      // it is fed from the log, from pos on
 	pos      int64
-	last     []byte // the last frame, when all else was sent
-	gone     bool   // it takes nothing more
+	last     []byte        // the last frame, when all else was sent
+	gone     bool          // it takes nothing more
+	credit   time.Duration // for how long it may be waited for: see pass
 }
 
 // serve listens to the client for as long as it is there. The first frame was taken already.

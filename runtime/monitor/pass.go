@@ -29,12 +29,53 @@ func (c *client) givePipe() {
 		to.Close()
 		return
 	}
-	c.pipe = to
+	c.pipe, c.credit = to, maxCredit
 }
 
 // pass moves what the container prints on a stream to the one client that wants it, and to the log, and says how many bytes that were. None
-// does not mean that there are none: another client wants them, or the only one has not taken what came before.
+// does not mean that there are none: another client wants them, or the only one has not taken what came before. A quick one is waited for:
+// it costs less than what has to be done for one that has fallen behind.
 func (h *Hub) pass(from int, kind byte) int {
+	for {
+		n, to, wait := h.move(from, kind)
+		if n > 0 || to == nil || wait < time.Millisecond || !ready(from, unix.POLLIN, 0) {
+			return n
+		}
+		began := time.Now()
+		room := to.room(wait)
+		h.mu.Lock()
+		to.credit -= time.Since(began)
+		h.mu.Unlock()
+		if !room {
+			return 0
+		}
+	}
+}
+
+// A client is waited for as long as it takes 100 MB in a second, and maxCredit on top of that.
+const (
+	creditPerByte = 10 * time.Nanosecond
+	maxCredit     = 20 * time.Millisecond
+)
+
+// room waits until something fits in the client's pipe.
+func (c *client) room(wait time.Duration) (is bool) {
+	rc, err := c.pipe.SyscallConn()
+	if err == nil {
+		err = rc.Control(func(fd uintptr) { is = ready(int(fd), unix.POLLOUT, int(wait.Milliseconds())) })
+	}
+	return is && err == nil
+}
+
+// ready waits for an event of a descriptor, for some milliseconds.
+func ready(fd int, event int16, wait int) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: event}}
+	n, err := unix.Poll(p, wait)
+	return err == nil && n > 0 && p[0].Revents&event != 0 && p[0].Revents&unix.POLLERR == 0
+}
+
+// move is pass without waiting. It returns the client who could have had it, too, and how long that may be waited for.
+func (h *Hub) move(from int, kind byte) (int, *client, time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var to *client
@@ -42,13 +83,13 @@ func (h *Hub) pass(from int, kind byte) int {
 		switch {
 		case !c.listens():
 		case to != nil:
-			return 0
+			return 0, nil, 0
 		default:
 			to = c
 		}
 	}
 	if to == nil || to.pipe == nil || to.behind || to.flushing || to.waiting() > 0 {
-		return 0
+		return 0, nil, 0
 	}
 	now := time.Now()
 	n := int64(0)
@@ -68,10 +109,11 @@ func (h *Hub) pass(from int, kind byte) int {
 		outputs.Put(buf)
 	}
 	if n <= 0 {
-		return 0
+		return 0, to, to.credit
 	}
+	to.credit = min(to.credit+time.Duration(n)*creditPerByte, maxCredit)
 	to.send(frameMoved, binary.BigEndian.AppendUint32([]byte{kind}, uint32(n)))
-	return int(n)
+	return int(n), to, 0
 }
 
 // isPipe says whether a file is one, and makes it hold more: the fewer turns take who writes to it and who reads, the less of the time goes

@@ -148,3 +148,28 @@ func TestPassedToAttached(t *testing.T) {
 		}
 	}
 }
+
+// One that takes nothing from its pipe is not waited for long where there is a log, and misses nothing.
+func TestPassedToLaggard(t *testing.T) {
+	h := NewHub(HubOptions{Log: &kept{}})
+	ours, theirs := connected(t)
+	ours.Greet(Hello{Output: true, Pipe: true})
+	h.Join(theirs)
+	s, _, out, errs := pipes(t)
+	begin(t, h, s)
+	want := strings.Repeat("0123456789abcdef", 1<<19)
+	began := time.Now()
+	io.WriteString(out, want) // nobody is attached yet
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the container waited %v", took)
+	}
+	out.Close()
+	errs.Close()
+	h.Drain()
+	go h.End(0)
+	a := attach(t, ours, AttachOptions{})
+	if got := a.out(); got != want {
+		t.Errorf("%d bytes of %d", len(got), len(want))
+	}
+	a.wait()
+}
