@@ -65,7 +65,7 @@ func (s *Store) start(ctx context.Context, c *Container, o StartOptions, streams
 		}
 	}
 	r, err := s.holdIdle(ctx, c)
-	if errors.Is(err, ErrInUse) { // by another start, perhaps: then it will run in a moment
+	if errors.Is(err, errBusy) { // with another start, perhaps: then it will run in a moment
 		if now, lerr := s.load(ctx, c.ID); lerr == nil {
 			if now, lerr = s.begun(ctx, now); lerr == nil && now.State.Running() {
 				return s.start(ctx, now, o, streams)
@@ -85,11 +85,14 @@ func (s *Store) start(ctx context.Context, c *Container, o StartOptions, streams
 	return code, err
 }
 
+// errBusy says that somebody else has a container's lock, who is not known to be its monitor.
+var errBusy = errors.New("busy")
+
 // holdIdle holds a container that does not run, for a start, and reads it again: it may have been removed meanwhile.
 func (s *Store) holdIdle(ctx context.Context, c *Container) (*recorded, error) {
 	lock, err := s.hold(ctx, c.ID, 250*time.Millisecond) // for those who only look
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, &kindError{"another command is starting or removing it", ErrInUse}
+		return nil, &kindError{"another command is starting or removing it", errBusy}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotFound
@@ -156,7 +159,7 @@ func (s *Store) attach(ctx context.Context, c *Container, o StartOptions, stream
 // o.Attach it returns as soon as the container runs.
 func (s *Store) connect(ctx context.Context, c *Container, o StartOptions, streams IO) (int, error) {
 	if standsStill(c.monitor) {
-		return 0, &kindError{fmt.Sprintf("its monitor (process %d) is stopped, and cannot give what the container prints", c.monitor), ErrInUse}
+		return 0, fmt.Errorf("its monitor (process %d) is stopped, and cannot give what the container prints: SIGCONT lets it go on", c.monitor)
 	}
 	conn, err := s.dial(c)
 	if errors.Is(err, ErrNotRunning) {

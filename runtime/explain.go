@@ -83,11 +83,14 @@ func (s *Store) ExplainStart(ctx context.Context, c *Container, w io.Writer) err
 	fail := func(err error) error {
 		return &ExitError{exitCode(err), fmt.Errorf("explain the start of container %s: %w", c.Name, err)}
 	}
-	if c.State.Status == StatusPaused {
+	switch c.State.Status {
+	case StatusPaused:
 		return fail(&kindError{"it is paused", ErrPaused})
-	}
-	if c.State.Running() {
+	case StatusRunning:
 		fmt.Fprintln(w, "# It runs already: nothing is done.")
+		return nil
+	case StatusRestarting:
+		fmt.Fprintln(w, "# Its monitor waits before it starts it again, by its restart policy: it is asked, through its socket, not to wait any longer.")
 		return nil
 	}
 	r, err := s.holdIdle(ctx, c)
