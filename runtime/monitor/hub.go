@@ -28,7 +28,8 @@ type Streams struct {
 // Hub is the monitor's side: it reads what the container prints, writes it to the log, gives it to whoever is attached, and gives the
 // container what they send. It outlives the container's restarts.
 //
-// What the container prints is read at once. A client that does not keep up is fed from the log, at its own pace, until it has caught up.
+// What the container prints is read at once, or as quickly as a quick client takes it (pass). A client that does not keep up is fed from the
+// log, at its own pace, until it has caught up.
 // Where there is no log, or it would be rotated away, or the disk is full, some of it waits for the client, and then the container does:
 // as long as it takes where the client came with the monitor and no other can come, otherwise until it has taken nothing for some
 // seconds, and then it is let go.
