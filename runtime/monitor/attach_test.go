@@ -292,7 +292,7 @@ func FuzzClient(f *testing.F) {
 			return
 		}
 		h := NewHub(HubOptions{Stdin: true, StdinOnce: true})
-		u := join(t, h, Hello{Input: true, Output: true, Rows: 3, Cols: 4})
+		u := join(t, h, Hello{Input: true, Output: true, Pipe: true, Rows: 3, Cols: 4})
 		s, in, out, errs := pipes(t)
 		begin(t, h, s)
 		in.Close()
