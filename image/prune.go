@@ -280,9 +280,9 @@ func (s *Store) sweepBlobs(items []snapshot.Item) error {
 	return nil
 }
 
-// sweepNames deletes records whose names are gone.
+// sweepNames deletes records whose names are gone. Like any change of names it writes the layout's index where a kill has left none.
 func (s *Store) sweepNames() error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx, _ *naming) error {
 		known := map[string]bool{}
 		err := tx.Bucket(bucketNames).ForEach(func(k, _ []byte) error {
 			known[filepath.Base(record.Path(s.dir, string(k)))] = true

@@ -369,7 +369,7 @@ func TestPruneLeftovers(t *testing.T) {
 	sh(t, e.root, `mkdir -p snapshots/trees/77/fs/etc snapshots/staging/dead/fs snapshots/active/half snapshots/trash/old/x/y images/ingest/`+hex+` containers/`+id+`
 ln -s ../`+strings.Repeat("ef", 32)+` containers/names/nobody
 echo junk | tee images/blobs/sha256/`+hex+` images/blobs/sha256/.`+hex+`-1 images/.index.json-2 images/names/gone.json snapshots/chains/.x snapshots/chains/feed.json .format-3 > images/ingest/`+hex+`/data; touch snapshots/active/half/record.json
-mkdir snapshots/children/feed snapshots/trash/mounted; touch snapshots/children/feed/nobody
+rm images/index.json; mkdir snapshots/children/feed snapshots/trash/mounted; touch snapshots/children/feed/nobody
 mount --bind snapshots/chains snapshots/trash/mounted`)
 	if got := e.files(); got == want {
 		t.Fatal("nothing was left behind")
