@@ -55,8 +55,9 @@ func TestExplained(t *testing.T) {
 	e := withBusybox(t)
 	e.ok("run", "-d", "--name", "deaf", "busybox", "sh", "-c", "trap '' TERM; while :; do sleep 0.02; done")
 	e.ok("run", "-d", "--name", "other", "busybox", "sleep", "1000")
+	ours := strings.Join(strings.Fields(e.ok("ps", "-aq", "--no-trunc")), "|") // the machine may have others
 	files := func() string {
-		return sh(t, e.dir, "find store/containers store/snapshots/active store/snapshots/trash run/containers -not -name 'events*' | sort; find /sys/fs/cgroup -type d -path '*layerctl/*' | sort")
+		return sh(t, e.dir, "find store/containers store/snapshots/active store/snapshots/trash run/containers -not -name 'events*' | sort; find /sys/fs/cgroup -type d -path '*layerctl/*' | grep -E '"+ours+"' | sort")
 	}
 	for _, args := range [][]string{{"pause", "deaf"}, {"unpause", "deaf"}, {"pause", "other"}, {"stop", "-t", "1", "deaf"}, {"rm", "deaf"}, {"rm", "-f", "other"}} {
 		before, state := files(), e.ok("ps", "-a", "--format", "{{.Names}} {{.State}}")
