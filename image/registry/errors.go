@@ -29,6 +29,7 @@ type answer struct {
 	host  string
 	code  int
 	what  string        // in the words of the server, where it has some
+	codes []string      // of its errors (distribution-spec, "Error Codes")
 	after time.Duration // how long it wants to be left alone; negative if it does not say
 	sent  bool          // it was to take something
 }
@@ -70,12 +71,15 @@ func answerOf(host string, resp *http.Response) *answer {
 	}
 	var said struct {
 		Errors []struct {
-			Message string `json:"message"`
+			Code, Message string
 		} `json:"errors"`
 		Details string `json:"details"`
 	}
 	if json.Unmarshal(body, &said) != nil {
 		return a // a page for people
+	}
+	for _, e := range said.Errors {
+		a.codes = append(a.codes, e.Code)
 	}
 	text := said.Details
 	if len(said.Errors) > 0 && said.Errors[0].Message != "" {

@@ -60,15 +60,26 @@ func (r *Repository) HasBlob(ctx context.Context, digest string) (bool, error) {
 // PutManifest gives a manifest a tag, or with its digest only puts it there. Whatever it names must be there before.
 func (r *Repository) PutManifest(ctx context.Context, tagOrDigest string, m Manifest) error {
 	s := r.registry()
-	return s.do(ctx, &request{method: http.MethodPut, path: "manifests/" + tagOrDigest, header: http.Header{"Content-Type": {m.MediaType}},
-		size: int64(len(m.Raw)), body: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.Raw)), nil }},
-		func(resp *http.Response) error {
-			defer resp.Body.Close()
-			if said := resp.Header.Get("Docker-Content-Digest"); strings.HasPrefix(said, "sha256:") && said != m.Digest {
-				return fmt.Errorf("%s took the manifest %s for %.100q: %w", s.host, m.Digest, said, ErrCorrupt)
-			}
-			return nil
-		})
+	for try := 1; ; try++ {
+		err := s.do(ctx, &request{method: http.MethodPut, path: "manifests/" + tagOrDigest, header: http.Header{"Content-Type": {m.MediaType}},
+			size: int64(len(m.Raw)), body: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.Raw)), nil }},
+			func(resp *http.Response) error {
+				defer resp.Body.Close()
+				if said := resp.Header.Get("Docker-Content-Digest"); strings.HasPrefix(said, "sha256:") && said != m.Digest {
+					return fmt.Errorf("%s took the manifest %s for %.100q: %w", s.host, m.Digest, said, ErrCorrupt)
+				}
+				return nil
+			})
+		// Docker's registry says so, too, where another push of the same layers is just writing the file that it reads a digest from.
+		var a *answer
+		if !errors.As(err, &a) || !slices.Contains(a.codes, "DIGEST_INVALID") || try == tries {
+			return err
+		}
+		r.notice(fmt.Sprintf("sending the manifest again: %s", oneLine(err)))
+		if !sleep(ctx, s.wait/5<<(try-1)) {
+			return ctx.Err()
+		}
+	}
 }
 
 // Upload puts a blob into the repository: in parts, and where the registry refuses those as a whole. A connection that is cut or stalls

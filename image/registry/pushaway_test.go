@@ -190,6 +190,19 @@ func TestPutManifest(t *testing.T) {
 	if err := r.PutManifest(context.Background(), "1.0", m); err != nil || !bytes.Equal(k.tags["1.0 "+mediaManifest], raw) {
 		t.Errorf("%v, %q", err, k.tags)
 	}
+	// Who has read a file that another push is writing knows better the next time.
+	times := 2
+	k.fault = func(w http.ResponseWriter, r *http.Request) bool {
+		if times--; times < 0 {
+			return false
+		}
+		w.WriteHeader(400)
+		io.WriteString(w, `{"errors": [{"code": "DIGEST_INVALID", "message": "provided digest did not match uploaded content"}]}`)
+		return true
+	}
+	if err := r.PutManifest(context.Background(), "2.0", m); err != nil || !bytes.Equal(k.tags["2.0 "+mediaManifest], raw) {
+		t.Errorf("%v, %q", err, k.tags)
+	}
 	for _, c := range []struct {
 		code       int
 		said, body string
@@ -197,6 +210,7 @@ func TestPutManifest(t *testing.T) {
 		text       string
 	}{
 		{400, "", `{"errors": [{"code": "MANIFEST_INVALID", "message": "manifest invalid"}]}`, ErrRefused, "manifest invalid"},
+		{400, "", `{"errors": [{"code": "DIGEST_INVALID", "message": "did not match"}]}`, ErrRefused, "did not match"},
 		{413, "", ``, ErrRefused, "413"},
 		{401, "", `{"errors": [{"message": "authentication required"}]}`, ErrUnauthorized, "authentication required"},
 		{201, digestOf(nil), ``, ErrCorrupt, digestOf(nil)},
