@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/layerctl/layerctl/image/layer"
 	"github.com/layerctl/layerctl/image/registry"
-	"github.com/layerctl/layerctl/snapshot"
 )
 
 // lateSource has one blob: no layer, and what follows comes late.
@@ -54,15 +52,7 @@ func (s *lateSource) Read(p []byte) (int, error) {
 // What is read ahead of a layer that turns out to be none comes when its blob is closed already, and goes nowhere. This test is one of
 // the race detector.
 func TestLateRead(t *testing.T) {
-	root := t.TempDir()
-	snaps, err := snapshot.Open(filepath.Join(root, "snapshots"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := Open(root, snaps)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := testStore(t)
 	digest := "sha256:" + strings.Repeat("ab", 32)
 	hash, err := v1.NewHash(digest)
 	if err != nil {

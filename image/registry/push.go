@@ -223,10 +223,6 @@ func (u *upload) otherwise(err error) bool {
 	case a.code == http.StatusNotFound && u.at != nil && u.lost < 2: // it has forgotten the upload, or knows no parts
 		u.lost++
 		u.drop(context.Background())
-	case a.code == http.StatusBadRequest && u.at != nil && !errors.Is(err, errPart) && u.lost < 1: // what it has is not what was sent
-		u.lost++
-		u.r.notice(fmt.Sprintf("sending it anew: %s", oneLine(err)))
-		u.drop(context.Background())
 	case !errors.Is(err, errPart) || u.whole:
 		return false
 	case a.code == http.StatusRequestedRangeNotSatisfiable && u.lost < 1: // it may have more or less of it than we think

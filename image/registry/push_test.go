@@ -395,42 +395,6 @@ func TestUploadsThatAreRefused(t *testing.T) {
 	k.fault = nil
 }
 
-// A registry that has put an upload together wrongly, as some do where a connection was cut in a part, gets it anew, once.
-func TestUploadsThatWentWrong(t *testing.T) {
-	lonely(t)
-	for wrong := range 3 {
-		k := serveTaker(t)
-		ends := 0
-		k.fault = func(w http.ResponseWriter, r *http.Request) bool {
-			if r.Method != "PUT" {
-				return false
-			}
-			if ends++; ends > wrong {
-				return false
-			}
-			for at := range k.uploads {
-				k.uploads[at] = append(k.uploads[at], 'x')
-			}
-			k.answerTo(r)
-			w.WriteHeader(400)
-			io.WriteString(w, `{"errors": [{"message": "provided digest did not match uploaded content"}]}`)
-			return true
-		}
-		r, notices := k.pushing()
-		_, err := k.push(r, true)
-		if wrong > 1 {
-			says(t, err, ErrRefused, "400", "did not match")
-			continue
-		}
-		if err != nil || !bytes.Equal(k.blobs[digestOf(someBlob)], someBlob) || strings.Contains(fmt.Sprint(notices), "anew") != (wrong > 0) {
-			t.Errorf("wrong %d times: %v, %v", wrong, err, notices)
-		}
-		if len(k.uploads) > 0 {
-			t.Errorf("uploads are left: %d", len(k.uploads))
-		}
-	}
-}
-
 // A proxy that takes only small bodies gets small ones; a registry that wants large parts gets those.
 func TestSizesOfParts(t *testing.T) {
 	lonely(t)
